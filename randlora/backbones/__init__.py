@@ -1,0 +1,1 @@
+"""Models whose weights can be adapted, behind one interface."""

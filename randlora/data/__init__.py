@@ -1,0 +1,1 @@
+"""Datasets: sources, decoding, few-shot selection and batches."""

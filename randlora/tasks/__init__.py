@@ -1,0 +1,1 @@
+"""Tasks: what is predicted, by which loss, from which head."""

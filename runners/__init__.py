@@ -1,0 +1,1 @@
+"""Command-line verbs and the shared trainer."""
