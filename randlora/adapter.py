@@ -1,0 +1,192 @@
+"""The contract between a fine-tuning method and everything else: sites, adapters, methods."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from randlora.inject import Adaptation
+
+Contraction = Literal["auto", "weight", "activation"]
+CONTRACTIONS: tuple[Contraction, ...] = ("auto", "weight", "activation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """One weight matrix of a model that may be adapted.
+
+    Attributes:
+        name: full parameter name in the unadapted model, such as ``visual.transformer.resblocks.0.attn.in_proj_weight``.
+        out_features: rows of the matrix as it acts on column vectors.
+        in_features: columns of the matrix.
+        transposed: the model stores the matrix as ``in x out`` (Hugging Face ``Conv1D``).
+        linear: the owning module computes ``x W^T + b`` and nothing else, so an update may run on activations.
+    """
+
+    name: str
+    out_features: int
+    in_features: int
+    transposed: bool = False
+    linear: bool = True
+
+    @property
+    def short(self) -> int:
+        """The shorter side, *d* in the paper."""
+        return min(self.out_features, self.in_features)
+
+    @property
+    def long(self) -> int:
+        """The longer side, *D* in the paper."""
+        return max(self.out_features, self.in_features)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What a backbone offers for fine-tuning.
+
+    Attributes:
+        sites: the matrices that adapters may update.
+        parameters: name and number of elements of each parameter that full fine-tuning trains.
+    """
+
+    sites: tuple[Site, ...]
+    parameters: Mapping[str, int] = field(default_factory=dict)
+
+
+class Shared(nn.Module):
+    """Frozen tensors a method keeps once per model; each is a non-persistent buffer, so none is ever saved."""
+
+    def __init__(self, **tensors: Tensor) -> None:
+        super().__init__()
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor, persistent=False)
+
+
+class Adapter(nn.Module, ABC):
+    """A trainable update of one weight matrix. The base weight is read, never written.
+
+    Subclasses register their trainable tensors as parameters and may refer to a :class:`Shared` of the model.
+    """
+
+    @abstractmethod
+    def factors(self) -> tuple[Float[Tensor, "out k"], Float[Tensor, "k in"]]:
+        """Return ``left`` and ``right`` with ``update = left @ right``, scale included."""
+
+    def delta(self) -> Float[Tensor, "out in"]:
+        """Return the update as a matrix."""
+        left, right = self.factors()
+        return left @ right
+
+    def adapted(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
+        """Return the weight with the update applied, in the dtype of ``weight`` (weight form)."""
+        left, right = self.factors()
+        return torch.addmm(weight, left.to(weight.dtype), right.to(weight.dtype))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """A way to fine-tune a model: a frozen dataclass of hyper-parameters."""
+
+    trains_backbone: ClassVar[bool] = True
+    size_field: ClassVar[str | None] = None  # the field that sets the number of trainable parameters, if there is one
+
+    @abstractmethod
+    def count(self, targets: Targets) -> int:
+        """Return the number of trainable parameters on the targets, in closed form."""
+
+    @abstractmethod
+    def apply(self, model: nn.Module, targets: Targets, *, seed: int) -> Adaptation:
+        """Freeze the model, make its trainable part, and return the handle to both."""
+
+    def resized(self, size: int) -> Self:
+        """Return the method with its size field replaced."""
+        if self.size_field is None:
+            raise ValueError(f"{type(self).__name__} has no size to set")
+        return dataclasses.replace(self, **{self.size_field: size})
+
+    def largest_size(self, targets: Targets) -> int:
+        """Return the largest value of the size field that makes sense on the targets."""
+        raise ValueError(f"{type(self).__name__} has no size to set")
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the method as plain data with its class under ``_target_``."""
+        cls = type(self)
+        return {"_target_": f"{cls.__module__}.{cls.__qualname__}", **dataclasses.asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterMethod(Method):
+    """A method that adds one adapter per site.
+
+    Attributes:
+        contraction: how updates run: ``weight`` forms ``W + left @ right``, ``activation`` adds ``(x right^T) left^T``,
+            ``auto`` picks per call the one with fewer multiply-adds.
+    """
+
+    size_field: ClassVar[str | None] = "rank"
+    contraction: Contraction
+
+    def __post_init__(self) -> None:
+        check_choice(self, "contraction", CONTRACTIONS)
+
+    @abstractmethod
+    def shared(self, sites: Sequence[Site], seed: int) -> Shared | None:
+        """Return the frozen tensors of the model, grown from the seed alone, or None."""
+
+    @abstractmethod
+    def adapt(self, site: Site, shared: Shared | None, generator: torch.Generator) -> Adapter:
+        """Return a fresh adapter of one site, on the CPU in float32."""
+
+    @abstractmethod
+    def n_trainable(self, site: Site) -> int:
+        """Return the number of trainable parameters of the site's adapter, in closed form."""
+
+    def check_site(self, site: Site) -> None:
+        """Raise ValueError, naming the site, where the hyper-parameters do not fit it."""
+
+    def count(self, targets: Targets) -> int:
+        """Return the number of trainable parameters over all sites."""
+        return sum(self.n_trainable(site) for site in targets.sites)
+
+    def largest_size(self, targets: Targets) -> int:
+        """Return the smallest short side among the sites: no larger rank fits everywhere."""
+        return min(site.short for site in targets.sites)
+
+    def apply(self, model: nn.Module, targets: Targets, *, seed: int) -> Adaptation:
+        """Freeze the model and inject one adapter per site."""
+        from randlora.inject import inject
+
+        return inject(model, method=self, sites=targets.sites, seed=seed)
+
+
+def check_choice(owner: object, name: str, valid: Sequence[object]) -> None:
+    """Raise ValueError unless the attribute is one of the valid values."""
+    value = getattr(owner, name)
+    if value not in valid:
+        raise ValueError(f"{type(owner).__name__}.{name} = {value!r}; valid: {', '.join(map(repr, valid))}")
+
+
+def check_positive(owner: object, *names: str) -> None:
+    """Raise ValueError unless each attribute is a number above zero."""
+    for name in names:
+        value = getattr(owner, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+            raise ValueError(f"{type(owner).__name__}.{name} = {value!r}; valid: a number above 0")
+
+
+def check_rank(method: AdapterMethod, site: Site, rank: int) -> None:
+    """Raise ValueError, naming the site, unless ``1 <= rank <= short side``."""
+    if not 1 <= rank <= site.short:
+        raise ValueError(
+            f"{type(method).__name__}: rank {rank} does not fit site '{site.name}' "
+            f"({site.out_features} x {site.in_features}); valid: 1 to {site.short}, the shorter side"
+        )

@@ -1,0 +1,216 @@
+"""Putting adapters into a model and taking them out again: freeze, inject, merge, count, fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
+
+from randlora.adapter import Adapter, AdapterMethod, Contraction, Method, Shared, Site
+from randlora.contraction import runs_on_activations
+from randlora.seeds import generator_for, seed_for
+
+
+class AdaptedWeight(nn.Module):
+    """The parametrization of one site: gives the owner its adapted weight.
+
+    During one forward of the owner the adapted weight is formed once and held (attention reads it three to five times). In
+    activation form the owner sees its base weight and the update is added to the output.
+    """
+
+    def __init__(self, adapter: Adapter, site: Site, contraction: Contraction) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.site = site
+        self.contraction = contraction
+        self._inside = False
+        self._on_activations = False
+        self._held: Tensor | None = None
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the adapted weight in the layout of ``weight``."""
+        if self._on_activations:
+            return weight
+        if self._held is None:
+            oriented = weight.T if self.site.transposed else weight
+            adapted = self.adapter.adapted(oriented)
+            adapted = adapted.T if self.site.transposed else adapted
+            if not self._inside:
+                return adapted
+            self._held = adapted
+        return self._held
+
+    def enter(self, owner: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Start one forward of the owner (forward pre-hook)."""
+        self._inside, self._held, self._on_activations = True, None, False
+        if self.site.linear and inputs and isinstance(inputs[0], Tensor):
+            self._on_activations = self._prefers_activations(inputs[0])
+
+    def leave(self, owner: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        """End one forward of the owner (forward hook, also called when it raises)."""
+        on_activations = self._on_activations
+        self._inside, self._held, self._on_activations = False, None, False
+        if not on_activations or output is None:
+            return None
+        left, right = self.adapter.factors()
+        x = inputs[0]
+        return output + nn.functional.linear(nn.functional.linear(x, right.to(x.dtype)), left.to(x.dtype))
+
+    def _prefers_activations(self, x: Tensor) -> bool:
+        if self.contraction == "weight":
+            return False
+        with torch.no_grad():
+            left, _ = self.adapter.factors()
+        return runs_on_activations(
+            self.contraction,
+            site=self.site,
+            inner=left.shape[1],
+            tokens=x.numel() // x.shape[-1],
+            training=torch.is_grad_enabled(),
+        )
+
+
+@dataclass(kw_only=True)
+class Adaptation:
+    """A model made ready for fine-tuning by one method.
+
+    Attributes:
+        model: the model, frozen but for what the method trains.
+        method: the method.
+        seed: the seed its frozen tensors and starts grew from.
+        sites: the adapted sites; empty for methods without adapters.
+        adapters: one adapter per site name.
+        scope: trained parameters of the backbone itself, by name (full fine-tuning).
+    """
+
+    model: nn.Module
+    method: Method
+    seed: int
+    sites: tuple[Site, ...]
+    adapters: Mapping[str, Adapter]
+    scope: Mapping[str, nn.Parameter]
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Return the trainable parameters, named ``<site>:<tensor>`` for adapters."""
+        named = {
+            f"{site}:{name}": parameter
+            for site, adapter in self.adapters.items()
+            for name, parameter in adapter.named_parameters()
+        }
+        return {**named, **self.scope}
+
+    def n_trainable(self) -> int:
+        """Count the trainable parameters as they are."""
+        return sum(parameter.numel() for parameter in self.trainable().values())
+
+    def frozen(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the name and value of each tensor that must not change, shared bases included."""
+        trained = {id(parameter) for parameter in self.trainable().values()}
+        for name, parameter in self.model.named_parameters():
+            if id(parameter) not in trained and not parameter.requires_grad:
+                yield name, parameter
+        yield from self.model.named_buffers()
+
+    def merge(self) -> nn.Module:
+        """Write every update into its weight, remove the adapters, and return the model."""
+        for site in self.sites:
+            owner, tensor = owner_of(self.model, site.name)
+            adapted = owner.parametrizations[tensor][0]
+            for handle in adapted.handles:
+                handle.remove()
+            with torch.no_grad():
+                parametrize.remove_parametrizations(owner, tensor, leave_parametrized=True)
+            owner.get_parameter(tensor).requires_grad_(False)
+        self.sites, self.adapters = (), {}
+        return self.model
+
+
+def freeze(model: nn.Module) -> None:
+    """Make every parameter of the model untrainable."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+
+
+def inject(model: nn.Module, *, method: AdapterMethod, sites: Sequence[Site], seed: int) -> Adaptation:
+    """Freeze the model and put one adapter of the method on each site.
+
+    Base weights must be loaded before: injection renames them.
+
+    Raises:
+        ValueError: naming the site, if the rank does not fit it, its weight is not floating point, it is adapted already, or
+            ``contraction='activation'`` is asked of a weight that its module does not apply itself.
+    """
+    freeze(model)
+    for site in sites:
+        _check(model, method, site)
+    shared = method.shared(sites, seed_for(seed, "bases"))
+    adapters: dict[str, Adapter] = {}
+    for site in sites:
+        owner, tensor = owner_of(model, site.name)
+        weight = owner.get_parameter(tensor)
+        adapter = method.adapt(site, shared, generator_for(seed, "start", site.name))
+        adapters[site.name] = adapter
+        _attach(owner, tensor, AdaptedWeight(adapter, site, method.contraction), like=weight)
+    return Adaptation(model=model, method=method, seed=seed, sites=tuple(sites), adapters=adapters, scope={})
+
+
+def owner_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Return the module that owns a parameter and the parameter's own name."""
+    path, _, tensor = name.rpartition(".")
+    return model.get_submodule(path), tensor
+
+
+def fingerprint(tensors: Iterator[tuple[str, Tensor]]) -> dict[str, tuple[int, int]]:
+    """Return two 64-bit checksums per tensor, computed on its device; equal bits give equal checksums."""
+    return {name: _checksums(tensor) for name, tensor in tensors}
+
+
+def _checksums(tensor: Tensor) -> tuple[int, int]:
+    raw = tensor.detach().contiguous().flatten()
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[raw.element_size()]
+    first = second = 0
+    for start in range(0, raw.numel(), 1 << 24):
+        part = raw[start : start + (1 << 24)].view(integers).long()
+        place = torch.arange(start, start + len(part), device=part.device) * 2 + 1
+        first += int(part.sum())
+        second += int((part * place).sum())
+    return first % 2**64, second % 2**64
+
+
+def _check(model: nn.Module, method: AdapterMethod, site: Site) -> None:
+    owner, tensor = owner_of(model, site.name)
+    if parametrize.is_parametrized(owner, tensor):
+        raise ValueError(f"site '{site.name}' has an adapter already; merge it before injecting another")
+    dtype = owner.get_parameter(tensor).dtype
+    if not dtype.is_floating_point:
+        raise ValueError(f"site '{site.name}' holds {dtype}; an adapter needs a floating-point weight")
+    if method.contraction == "activation" and not site.linear:
+        raise ValueError(
+            f"site '{site.name}' is read by its attention module directly and cannot run in activation form; "
+            "use contraction=auto or contraction=weight"
+        )
+    method.check_site(site)
+
+
+def _attach(owner: nn.Module, tensor: str, adapted: AdaptedWeight, *, like: nn.Parameter) -> None:
+    # float64 only for a float64 model: adapters of half-precision models train in float32
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    adapted.to(device=like.device, dtype=dtype)
+    for module in adapted.modules():
+        if isinstance(module, Shared):
+            for buffer in module.buffers(recurse=False):
+                buffer.requires_grad_(False)
+    parametrize.register_parametrization(owner, tensor, adapted, unsafe=True)
+    adapted.handles = _hook(owner, adapted)
+
+
+def _hook(owner: nn.Module, adapted: AdaptedWeight) -> tuple[RemovableHandle, RemovableHandle]:
+    return (
+        owner.register_forward_pre_hook(adapted.enter),
+        owner.register_forward_hook(adapted.leave, always_call=True),
+    )

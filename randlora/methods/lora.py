@@ -1,0 +1,66 @@
+"""LoRA: a low-rank update (Hu et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+from randlora.adapter import Adapter, AdapterMethod, Shared, Site, check_choice, check_positive, check_rank
+from randlora.scaling import SCALE_RULES, ScaleRule, scale_of
+
+
+class LoRAAdapter(Adapter):
+    """``update = scale * B A`` with ``B`` (out x r) and ``A`` (r x in), both trained."""
+
+    def __init__(self, a: Tensor, b: Tensor, *, scale: float) -> None:
+        super().__init__()
+        self.a = nn.Parameter(a)
+        self.b = nn.Parameter(b)
+        self.scale = scale
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return ``scale * B`` and ``A``."""
+        return self.b * self.scale, self.a
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA(AdapterMethod):
+    """Low-rank adaptation. Trains ``r (out + in)`` numbers per matrix; starts at zero because ``B`` does.
+
+    Attributes:
+        rank: *r*.
+        alpha: numerator of the scale; the paper's vision runs use 1 (Table 8), its language runs 2r (Table 9).
+        scale_rule: see :func:`randlora.scaling.scale_of`.
+    """
+
+    rank: int
+    alpha: float
+    scale_rule: ScaleRule
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "rank", "alpha")
+        check_choice(self, "scale_rule", SCALE_RULES)
+
+    def check_site(self, site: Site) -> None:
+        """Raise ValueError where the rank exceeds the shorter side."""
+        check_rank(self, site, self.rank)
+
+    def n_trainable(self, site: Site) -> int:
+        """Return r (out + in)."""
+        return self.rank * (site.out_features + site.in_features)
+
+    def shared(self, sites: Sequence[Site], seed: int) -> Shared | None:
+        """Return None: nothing is shared."""
+        return None
+
+    def adapt(self, site: Site, shared: Shared | None, generator: torch.Generator) -> LoRAAdapter:
+        """Draw ``A`` from the Kaiming-uniform distribution with a = sqrt 5, that is U(-1/sqrt(in), 1/sqrt(in))."""
+        bound = 1 / sqrt(site.in_features)
+        a = torch.empty(self.rank, site.in_features).uniform_(-bound, bound, generator=generator)
+        scale = scale_of(self.alpha, self.scale_rule, rank=self.rank)
+        return LoRAAdapter(a, torch.zeros(site.out_features, self.rank), scale=scale)

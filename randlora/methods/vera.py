@@ -1,0 +1,84 @@
+"""VeRA: vectors between two frozen random matrices (Kopiczko et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from randlora.adapter import Adapter, AdapterMethod, Shared, Site, Targets, check_choice, check_positive
+from randlora.bases import DISTRIBUTIONS, Distribution, random_rows
+from randlora.scaling import SCALE_RULES, ScaleRule, scale_of
+
+
+class VeRAAdapter(Adapter):
+    """``update = scale * diag(b) B diag(d) A`` with frozen ``B`` (out x r) and ``A`` (r x in) sliced from the model's."""
+
+    def __init__(self, b: Tensor, d: Tensor, *, shared: Shared, in_features: int, scale: float) -> None:
+        super().__init__()
+        self.b = nn.Parameter(b)
+        self.d = nn.Parameter(d)
+        self.bases = shared
+        self.in_features = in_features
+        self.scale = scale
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return ``scale * diag(b) B diag(d)`` and ``A``."""
+        left = self.b[:, None] * self.bases.left[: len(self.b)] * (self.d * self.scale)
+        return left, self.bases.right[:, : self.in_features]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VeRA(AdapterMethod):
+    """Vector-based random matrix adaptation. Trains ``r + out`` numbers per matrix; starts at zero because ``b`` does.
+
+    Attributes:
+        rank: *r*.
+        d_initial: start of every entry of ``d`` (0.1 in the VeRA paper and in the runs of the RandLoRA paper).
+        alpha: numerator of the scale.
+        scale_rule: see :func:`randlora.scaling.scale_of`; the vision runs use 1 / r (RandLoRA paper, Table 8).
+        distribution: of the frozen bases, which have unit variance.
+    """
+
+    rank: int
+    d_initial: float
+    alpha: float
+    scale_rule: ScaleRule
+    distribution: Distribution
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "rank", "alpha", "d_initial")
+        check_choice(self, "scale_rule", SCALE_RULES)
+        check_choice(self, "distribution", DISTRIBUTIONS)
+
+    def n_trainable(self, site: Site) -> int:
+        """Return r + out."""
+        return self.rank + site.out_features
+
+    def largest_size(self, targets: Targets) -> int:
+        """Return the longest short side among the sites: a larger rank adds numbers but no rank to any update."""
+        return max(site.short for site in targets.sites)
+
+    def shared(self, sites: Sequence[Site], seed: int) -> Shared:
+        """Return ``left`` (max out x r) and ``right`` (r x max in)."""
+        return Shared(
+            left=self._rows(max(site.out_features for site in sites), self.rank, seed=seed, purpose="vera left"),
+            right=self._rows(self.rank, max(site.in_features for site in sites), seed=seed, purpose="vera right"),
+        )
+
+    def adapt(self, site: Site, shared: Shared | None, generator: torch.Generator) -> VeRAAdapter:
+        """Return an adapter with b = 0 and d = d_initial."""
+        assert shared is not None
+        return VeRAAdapter(
+            torch.zeros(site.out_features),
+            torch.full((self.rank,), self.d_initial),
+            shared=shared,
+            in_features=site.in_features,
+            scale=scale_of(self.alpha, self.scale_rule, rank=self.rank),
+        )
+
+    def _rows(self, rows: int, columns: int, *, seed: int, purpose: str) -> Tensor:
+        return random_rows(rows, columns, seed=seed, purpose=purpose, distribution=self.distribution)

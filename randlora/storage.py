@@ -1,0 +1,151 @@
+"""Saved adapters: the trained numbers and what is needed to grow everything else again."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from randlora.adapter import AdapterMethod, Method, Site, Targets
+from randlora.inject import Adaptation
+
+FORMAT = "randlora-adapter-1"
+METHOD_ROOM = "randlora.methods."
+
+
+class StorageError(ValueError):
+    """A saved adapter is unreadable or belongs to another model."""
+
+
+def save_adapter(path: Path, adaptation: Adaptation, *, head: Mapping[str, Tensor] | None = None) -> int:
+    """Write trained tensors and head to a safetensors file, atomically, and return its size in bytes.
+
+    Bases are left out: they grow from the seed. Tensors of the same name on different sites are stored as one, in site
+    order, so the header stays small on any model.
+    """
+    from safetensors.torch import save
+
+    tensors = {f"head/{name}": tensor.detach().cpu().contiguous() for name, tensor in (head or {}).items()}
+    tensors |= {f"scope/{name}": p.detach().cpu().contiguous() for name, p in adaptation.scope.items()}
+    for name in _tensor_names(adaptation):
+        parts = [
+            adaptation.adapters[site.name].get_parameter(name).detach().cpu().flatten() for site in adaptation.sites
+        ]
+        tensors[f"adapter/{name}"] = torch.cat(parts)
+    sites = json.dumps([[s.name, s.out_features, s.in_features, s.transposed, s.linear] for s in adaptation.sites])
+    metadata = {
+        "format": FORMAT,
+        "method": json.dumps(adaptation.method.to_config()),
+        "seed": str(adaptation.seed),
+        "sites": base64.b64encode(zlib.compress(sites.encode(), 9)).decode(),
+    }
+    blob = save(tensors, metadata)
+    write_atomically(path, blob)
+    return len(blob)
+
+
+def load_adapter(path: Path, model: nn.Module) -> tuple[Adaptation, dict[str, Tensor]]:
+    """Inject a saved adapter into a model with its base weights loaded; return the adaptation and the head's tensors.
+
+    Raises:
+        StorageError: if the file is no adapter, is truncated, or names a site the model lacks or has in another shape.
+    """
+    tensors, metadata = _read(path)
+    method = method_from_config(json.loads(metadata["method"]))
+    packed = json.loads(zlib.decompress(base64.b64decode(metadata["sites"])))
+    sites = tuple(
+        Site(name=name, out_features=rows, in_features=columns, transposed=transposed, linear=linear)
+        for name, rows, columns, transposed, linear in packed
+    )
+    _check_sites(path, model, sites)
+    scope = {name.removeprefix("scope/"): tensor for name, tensor in tensors.items() if name.startswith("scope/")}
+    targets = Targets(sites=sites, parameters={name: tensor.numel() for name, tensor in scope.items()})
+    adaptation = method.apply(model, targets, seed=int(metadata["seed"]))
+    with torch.no_grad():
+        for name, tensor in scope.items():
+            adaptation.scope[name].copy_(tensor)
+        for name in _tensor_names(adaptation):
+            _unpack(path, adaptation, name, tensors[f"adapter/{name}"])
+    return adaptation, {n.removeprefix("head/"): t for n, t in tensors.items() if n.startswith("head/")}
+
+
+def method_from_config(config: Mapping[str, Any]) -> Method:
+    """Return the method that ``Method.to_config`` described; only classes of ``randlora.methods`` are looked up."""
+    target = str(config.get("_target_"))
+    module, _, name = target.rpartition(".")
+    if not module.startswith(METHOD_ROOM):
+        raise StorageError(f"method '{target}' is not one of {METHOD_ROOM}*")
+    cls = getattr(importlib.import_module(module), name, None)
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        raise StorageError(f"'{target}' is no fine-tuning method of this version")
+    return cls(**{key: value for key, value in config.items() if key != "_target_"})
+
+
+def write_atomically(path: Path, blob: bytes) -> None:
+    """Write a file so that readers see the old content or the new, never a part.
+
+    Raises:
+        OSError: if it cannot be written; the old content is intact and nothing else is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise StorageError(f"{path} cannot be read as a saved adapter: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise StorageError(
+            f"{path} is not a saved adapter of this version: format {metadata.get('format')!r}, need {FORMAT!r}"
+        )
+    return tensors, metadata
+
+
+def _tensor_names(adaptation: Adaptation) -> list[str]:
+    if not isinstance(adaptation.method, AdapterMethod) or not adaptation.adapters:
+        return []
+    first = next(iter(adaptation.adapters.values()))
+    return [name for name, _ in first.named_parameters()]
+
+
+def _unpack(path: Path, adaptation: Adaptation, name: str, packed: Tensor) -> None:
+    parameters = [adaptation.adapters[site.name].get_parameter(name) for site in adaptation.sites]
+    expected = sum(parameter.numel() for parameter in parameters)
+    if packed.numel() != expected:
+        raise StorageError(f"{path}: '{name}' holds {packed.numel():,} numbers, the model's sites need {expected:,}")
+    start = 0
+    for parameter in parameters:
+        parameter.copy_(packed[start : start + parameter.numel()].view_as(parameter))
+        start += parameter.numel()
+
+
+def _check_sites(path: Path, model: nn.Module, sites: tuple[Site, ...]) -> None:
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    for site in sites:
+        shape = (site.out_features, site.in_features)
+        need = shape[::-1] if site.transposed else shape
+        if shapes.get(site.name) != need:
+            has = f"has it as {shapes[site.name]}" if site.name in shapes else "has no such weight"
+            raise StorageError(f"{path} was saved for site '{site.name}' of shape {need}; this model {has}")
