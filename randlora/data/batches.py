@@ -197,7 +197,8 @@ def _crop_sides(draws: Tensor, *, size: int, low: float, high: float) -> tuple[T
 def _bicubic(starts: Tensor, lengths: Tensor, *, size: int) -> Tensor:
     """Return matrices (b, size, size) that enlarge ``lengths`` pixels from ``starts`` on to ``size`` pixels.
 
-    Pillow's bicubic filter (a = -0.5): weights outside the crop are cut off and the rest sums to 1, as when Pillow resizes the cropped image.
+    Pillow's bicubic filter (a = -0.5): weights outside the crop are cut off and the rest sums to 1, as when Pillow
+    resizes the cropped image.
     """
     pixel = torch.arange(size, dtype=torch.float64)
     centres = starts[:, None] + (pixel + 0.5) * (lengths / size)[:, None]
