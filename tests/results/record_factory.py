@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from results.record import Key, Memory, Parameters, PhaseMemory, Provenance, Record, Status, Timing, run_id
+from results.table import Planned, TableSpec
 
 MIB = 2**20
 
@@ -65,3 +67,37 @@ def make_record(
             started_at="2025-01-01T00:00:00Z",
         ),
     )
+
+
+def plan(spec: TableSpec) -> tuple[Planned, ...]:
+    """Stand in for the runner: the config of a cell is its labels."""
+    return tuple(
+        Planned(cell=cell, id=run_id(labels_config(cell.labels)), key=labels_key(cell.labels)) for cell in spec.cells()
+    )
+
+
+def labels_config(labels: Mapping[str, str], **extra: Any) -> dict[str, Any]:
+    return {**labels, **extra}
+
+
+def labels_key(labels: Mapping[str, str]) -> Key:
+    return Key(
+        method=labels["method"],
+        backbone="micro_clip",
+        dataset=labels.get("dataset", "mnist"),
+        recipe=labels.get("data", "clip"),
+        budget="match_lora",
+        seed=int(labels.get("seed", "1")),
+    )
+
+
+def record_of(labels: Mapping[str, str], *, top1: float | None = 0.5, extra: Any = None, **changes: Any) -> Record:
+    """Return the record of the run with these labels, under another config where `extra` is given."""
+    config = labels_config(labels) if extra is None else labels_config(labels, extra=extra)
+    metrics = {} if top1 is None else {"test/top1": top1}
+    changes = {"metrics": metrics, **changes}
+    return dataclasses.replace(make_record(), id=run_id(config), config=config, key=labels_key(labels), **changes)
+
+
+def by_id(*records: Record) -> dict[str, Record]:
+    return {record.id: record for record in records}

@@ -1,0 +1,139 @@
+"""Tables as Markdown, LaTeX, CSV and JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import csv as csv_module
+import io
+import json as json_module
+import re
+from pathlib import Path
+
+from results.files import write_atomically, write_text
+from results.plot import accuracy_against_parameters
+from results.rollup import Table
+from results.sheet import Markup, lay_out
+from results.table import TableError
+from results.tidy import as_document, as_lines
+
+
+def markdown(table: Table) -> str:
+    """Return the table as GitHub Markdown that is as readable in a terminal."""
+    from tabulate import tabulate
+
+    sheet = lay_out(table, _MARKDOWN)
+    alignment = ["left"] * sheet.labels + ["right"] * (len(sheet.header) - sheet.labels)
+    # Without these, tabulate reads "47.3" as a number and strips the padding that marks nothing.
+    grid = tabulate(sheet.lines, sheet.header, tablefmt="pipe", colalign=alignment, disable_numparse=True)
+    parts = [f"### {_MARKDOWN.escape(table.spec.title)}"]
+    parts += [_MARKDOWN.escape(table.spec.note)] if table.spec.note else []
+    parts += [sheet.caption, grid, "  \n".join(sheet.footnotes), "  \n".join(sheet.legend)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def latex(table: Table) -> str:
+    """Return the table as a LaTeX `table` float that needs the package booktabs only."""
+    sheet = lay_out(table, _LATEX)
+    lines = [f"{' & '.join(line)} \\\\" for line in sheet.lines]
+    for index in sorted(sheet.blocks - {0}, reverse=True):
+        lines.insert(index, "\\midrule")
+    caption = " ".join(filter(None, (_sentence(table.spec.title), table.spec.note)))
+    under = [*sheet.footnotes, " ".join(sheet.legend)]
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            "\\begin{table}[t]",
+            "\\centering",
+            f"\\caption{{{_LATEX.escape(caption)} {sheet.caption}}}",
+            f"\\label{{tab:{re.sub(r'[^A-Za-z0-9-]+', '-', table.spec.name)}}}",
+            f"\\begin{{tabular}}{{{'l' * sheet.labels}{'r' * (len(sheet.header) - sheet.labels)}}}",
+            "\\toprule",
+            f"{' & '.join(sheet.header)} \\\\",
+            "\\midrule",
+            *lines,
+            "\\bottomrule",
+            "\\end{tabular}",
+            "\\par\\smallskip\\footnotesize",
+            " \\\\\n".join(under),
+            "\\end{table}",
+            "",
+        ]
+    )
+
+
+def csv(table: Table) -> str:
+    """Return one line per entry and average, with numbers in full precision; what does not exist is empty."""
+    lines = as_lines(table)
+    stream = io.StringIO()
+    writer = csv_module.DictWriter(stream, fieldnames=list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return stream.getvalue()
+
+
+def json(table: Table) -> str:
+    """Return `{name, title, metric, coverage, rows, ...}` in full precision; what does not exist is null."""
+    return json_module.dumps(as_document(table), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_all(table: Table, folder: Path, name: str) -> tuple[Path, ...]:
+    """Write `name.md`, `.tex`, `.csv`, `.json` and the plot `.png` into `folder`, each whole or not at all.
+
+    Returns what was written. While no row is complete enough for the plot, there is none, and one left from an earlier
+    state of the table is removed. Raises StoreError where the disk refuses.
+    """
+    texts = {"md": markdown(table), "tex": latex(table), "csv": csv(table), "json": json(table)}
+    written = [write_text(folder / f"{name}.{suffix}", text) for suffix, text in texts.items()]
+    picture = folder / f"{name}.png"
+    try:
+        written.append(write_atomically(picture, lambda path: accuracy_against_parameters(table, path)))
+    except TableError:
+        with contextlib.suppress(FileNotFoundError):
+            picture.unlink()
+    return tuple(written)
+
+
+def _escape_markdown(text: str) -> str:
+    return re.sub(r"([\\|*`<])", r"\\\1", text)
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX_CHARACTERS.get(character, character) for character in text)
+
+
+def _raise_markdown(text: str) -> str:
+    return text.translate(str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒"))
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+_LATEX_CHARACTERS = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": "\\textbackslash{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "·": "$\\cdot$",
+    "±": "$\\pm$",
+    "×": "$\\times$",
+    "−": "$-$",
+}
+_MARKDOWN = Markup(
+    escape=_escape_markdown,
+    bold=lambda text: f"**{text}**",
+    raised=lambda text: f" {_raise_markdown(text)}",
+    plus_minus="±",
+    minus="−",
+    holes={"missing": "·", "failed": "✗", "stale": "~", "skipped": "–"},
+)
+_LATEX = Markup(
+    escape=_escape_latex,
+    bold=lambda text: f"\\textbf{{{text}}}",
+    raised=lambda text: f"$^{{{text}}}$",
+    plus_minus="$\\pm$",
+    minus="$-$",
+    holes={"missing": "$\\cdot$", "failed": "$\\times$", "stale": "$\\sim$", "skipped": "--"},
+)

@@ -1,0 +1,105 @@
+"""Tables for programs: long lines for CSV and a document for JSON. Metrics are fractions, nothing is rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from results.rollup import Entry, Row, Table
+
+_MEASURES = ("state", "mean", "std", "n", "expected", "running", "mark", "paper", "difference")
+
+
+def as_lines(table: Table) -> list[dict[str, Any]]:
+    """Return one flat mapping per entry and average: labels, measures, facts of the row. None where there is nothing.
+
+    `kind` is `entry` or `average`; an average has no label on the axes it runs over, but `complete` of `of` entries.
+    """
+    return [
+        {
+            "table": table.spec.name,
+            "metric": table.spec.metric,
+            "kind": "entry" if entry.coverage is None else "average",
+            **dict(zip(table.spec.rows, row.labels, strict=True)),
+            **{axis: labels.get(axis) for axis in table.spec.columns},
+            **{name: getattr(entry, name) for name in _MEASURES},
+            "complete": entry.coverage and entry.coverage[0],
+            "of": entry.coverage and entry.coverage[1],
+            **_facts(row),
+            "devices": "; ".join(row.facts.devices) or None,
+            "reasons": "; ".join(entry.reasons) or None,
+        }
+        for row in table.rows
+        for labels, entry in _places(table, row)
+    ]
+
+
+def as_document(table: Table) -> dict[str, Any]:
+    """Return the whole table as plain data, ready for JSON."""
+    spec = table.spec
+    return {
+        "name": spec.name,
+        "title": spec.title,
+        "note": spec.note,
+        "metric": spec.metric,
+        "unit": "fraction",
+        "coverage": {
+            "completed": table.completed,
+            "total": table.total,
+            "running": table.running,
+            "by_state": dict(table.counts),
+        },
+        "repeats": {axis: list(spec.axes[axis]) for axis in spec.repeat},
+        "paper": spec.paper and {"file": spec.paper.file, "where": dict(spec.paper.where)},
+        "footnotes": list(table.footnotes),
+        "rows": [_row(table, row) for row in table.rows],
+    }
+
+
+def _row(table: Table, row: Row) -> dict[str, Any]:
+    places = list(_places(table, row))
+    return {
+        "labels": dict(zip(table.spec.rows, row.labels, strict=True)),
+        "reference": row.reference,
+        "footnotes": list(row.footnotes),
+        "facts": {**_facts(row), "devices": list(row.facts.devices)},
+        "entries": [{"columns": labels, **_entry(entry)} for labels, entry in places if entry.coverage is None],
+        "averages": [
+            {
+                "columns": labels,
+                **_entry(entry),
+                "coverage": {"complete": entry.coverage[0], "of": entry.coverage[1]},
+            }
+            for labels, entry in places
+            if entry.coverage is not None
+        ],
+    }
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    return {
+        **{name: getattr(entry, name) for name in _MEASURES},
+        "values": dict(entry.values),
+        "reasons": list(entry.reasons),
+        "footnotes": list(entry.footnotes),
+    }
+
+
+def _facts(row: Row) -> dict[str, Any]:
+    facts = row.facts
+    return {
+        "adapter_parameters": facts.adapter_parameters,
+        "head_parameters": facts.head_parameters,
+        "peak_memory_bytes": facts.peak_memory_bytes,
+        "step_time_s": facts.step_time_s,
+        "memory_of_whole_process": facts.whole_process if facts.peak_memory_bytes is not None else None,
+    }
+
+
+def _places(table: Table, row: Row) -> Iterator[tuple[dict[str, str], Entry]]:
+    spec = table.spec
+    for labels, entry in zip(table.columns, row.entries, strict=True):
+        yield dict(zip(spec.columns, labels, strict=True)), entry
+    kept = [axis for axis in spec.columns if axis not in spec.average]
+    for labels, entry in zip(table.average_columns, row.averages, strict=True):
+        yield dict(zip(kept, labels, strict=True)), entry
