@@ -177,8 +177,9 @@ def _resized_crop(images: Tensor, draws: Tensor, *, low: float, high: float, mir
     horizontal = _bicubic(lefts, widths, size=size)
     horizontal = torch.where(mirrored[:, None, None], horizontal.flip(1), horizontal)
     vertical, horizontal = (m.float().to(images.device)[:, None] for m in (vertical, horizontal))
-    resized = vertical @ images.float() @ horizontal.transpose(-1, -2)
-    return resized.round().clamp(0, 255).to(torch.uint8)
+    # Rounded after each direction, as Pillow does: overshoot at an edge is cut before the second one spreads it.
+    widened = (images.float() @ horizontal.transpose(-1, -2)).round().clamp(0, 255)
+    return (vertical @ widened).round().clamp(0, 255).to(torch.uint8)
 
 
 def _crop_sides(draws: Tensor, *, size: int, low: float, high: float) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,8 @@ class ImageDataset:
         train_split: name of the split in the source to train on (and to hold validation images out of).
         test_split: name of the split in the source to test on.
         classes: the words for each class in prompts, in the order of the labels.
-        source_classes: the label names the source has to state, in order; a difference is an error. None: not checked.
+        source_classes: the label names the source has to state, in order; a difference is an error. None: not
+            checked, except that ``classes`` must not be the same names in another order.
         prompt: template of image-text training and of the single-prompt test, with ``{class}``.
         templates: templates averaged in a zero-shot head, each with ``{class}``.
         licence: licence of the images.
@@ -145,6 +146,8 @@ class ImageDataset:
                 f"{where}: the source has {len(found)} classes, the dataset {len(self.classes)}; list each once"
             )
         if self.source_classes is None:
+            if found is not None and found != self.classes and set(found) == set(self.classes):
+                raise DataError(f"{where}: classes are the label names of the source in another order: {list(found)}")
             return
         if found is None:
             raise DataError(f"{where}: the source states no label names to check; set source_classes: null")

@@ -77,10 +77,14 @@ class ParquetSource(Source):
         file = root / self.path / f"{split}.parquet"
         if not file.is_file():
             raise DataError(f"there is no file {file}; {self.remedy}")
-        files = {"split": glob.escape(str(file))}
-        return LoadRequest(
-            arguments={"path": "parquet", "data_files": files, "split": "split"}, streaming=True, file=file
-        )
+        arguments = {
+            "path": "parquet",
+            "data_files": {"split": glob.escape(str(file))},
+            "split": "split",
+            # Stated because the library's own choice, the rows of the first group, is 0 for an empty file and refused.
+            "batch_size": 1000,
+        }
+        return LoadRequest(arguments=arguments, streaming=True, file=file)
 
     @property
     def remedy(self) -> str:
