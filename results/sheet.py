@@ -69,7 +69,7 @@ def quantity(count: int) -> str:
     if count < 1000:
         return str(count)
     scaled, unit = (count / 1e3, "k") if count < 999_950 else (count / 1e6, "M")
-    digits = 2 if unit == "M" and scaled < 10 else 1 if scaled < 999.95 else 0
+    digits = 2 if unit == "M" and scaled < 9.995 else 1
     return f"{scaled:.{digits}f} {unit}"
 
 

@@ -144,9 +144,15 @@ def test_predictions(tmp_path: Path) -> None:
         store.read_predictions(id)
 
 
-def test_the_records_import_nothing_heavy() -> None:
-    heavy = ("pandas", "numpy", "torch", "yaml")
-    code = f"import sys, results.record, results.store; print([name for name in {heavy} if name in sys.modules])"
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("results.record, results.store", ("pandas", "numpy", "torch", "yaml")),
+        ("results.render, results.rollup, results.table", ("pandas", "numpy", "torch", "matplotlib", "randlora")),
+    ],
+)
+def test_importing_the_room_is_light(modules: str, heavy: tuple[str, ...]) -> None:
+    code = f"import sys, {modules}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
