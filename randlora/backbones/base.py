@@ -1,0 +1,113 @@
+"""The interface every backbone offers to tasks, methods and budgets."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from randlora.adapter import Targets
+from randlora.sites import TargetError, find_sites
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+class WeightsError(RuntimeError):
+    """Pre-trained weights are missing, truncated or of another model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone(ABC):
+    """A pre-trained model and what of it may be fine-tuned.
+
+    Attributes:
+        name: name used in messages and saved adapters.
+        targets: patterns of the weight matrices that adapters update (see :func:`randlora.sites.find_sites`).
+        scope: globs over parameter names: what full fine-tuning trains.
+    """
+
+    name: str
+    targets: Sequence[str]
+    scope: Sequence[str]
+
+    def __post_init__(self) -> None:
+        for field in ("targets", "scope"):
+            value = getattr(self, field)
+            if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+                raise ValueError(f"backbone {self.name}: {field} = {value!r}; valid: a list of patterns")
+            object.__setattr__(self, field, tuple(value))
+
+    @abstractmethod
+    def skeleton(self) -> nn.Module:
+        """Return the model on the meta device: shapes and names without weights."""
+
+    @abstractmethod
+    def build(self, *, root: Path, device: torch.device, seed: int = 0) -> nn.Module:
+        """Return the model with its weights, in float32.
+
+        Args:
+            root: folder that relative weight paths start from.
+            device: where to put it.
+            seed: used only where the backbone has no weights and starts at random.
+
+        Raises:
+            WeightsError: if the weights are not there or not whole; the message says how to get them.
+        """
+
+    @abstractmethod
+    def weights_digest(self, *, root: Path) -> str | None:
+        """Return the SHA-256 of the weights file, or None where the weights are random or a hub manages them."""
+
+    @abstractmethod
+    def image_size(self, model: nn.Module) -> int:
+        """Return the side of the input images in pixels."""
+
+    @abstractmethod
+    def image_statistics(self, model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return the per-channel mean and standard deviation of input images in [0, 1]."""
+
+    @abstractmethod
+    def image_features(self, model: nn.Module, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        """Return features of unit length where the model compares them, raw features otherwise."""
+
+    @abstractmethod
+    def feature_size(self, model: nn.Module) -> int:
+        """Return the width of the image features."""
+
+    def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "n length"]:
+        """Return token ids.
+
+        Raises:
+            ValueError: if the backbone has no text tower.
+        """
+        raise ValueError(_no_text(self.name))
+
+    def text_features(self, model: nn.Module, tokens: Int[Tensor, "n length"]) -> Float[Tensor, "n d"]:
+        """Return text features of unit length; raises ValueError if the backbone has no text tower."""
+        raise ValueError(_no_text(self.name))
+
+    def targets_of(self, model: nn.Module) -> Targets:
+        """Return the sites and the full fine-tuning scope found in the model.
+
+        Raises:
+            TargetError: if a pattern matches nothing.
+        """
+        sites = find_sites(model, self.targets, model_name=self.name)
+        names = {name: parameter.numel() for name, parameter in model.named_parameters()}
+        for pattern in self.scope:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise TargetError(f"scope '{pattern}' matched none of the {len(names)} parameters of {self.name}")
+        scoped = {n: size for n, size in names.items() if any(fnmatchcase(n, pattern) for pattern in self.scope)}
+        return Targets(sites=sites, parameters=scoped)
+
+
+def _no_text(name: str) -> str:
+    return f"backbone {name} has no text tower; use a recipe with a linear head"

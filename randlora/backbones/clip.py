@@ -1,0 +1,180 @@
+"""CLIP models through open_clip: published ones by tag or file, and the embedded micro_clip."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from randlora.backbones.base import Backbone, WeightsError
+from randlora.backbones.torchvision_guard import import_torchvision
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+OWN_CONFIGS = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenClip(Backbone):
+    """A two-tower CLIP.
+
+    Attributes:
+        model: an architecture of open_clip (such as ``ViT-B-32-quickgelu``) or one of ours (``micro_clip``).
+        pretrained: tag of published weights (``openai``), downloaded by open_clip on first use; None for none.
+        checkpoint: weights file, relative to the suite's root; takes the place of the tag. With neither, the model starts at
+            random from the run's seed.
+    """
+
+    model: str
+    pretrained: str | None
+    checkpoint: str | None
+
+    def skeleton(self) -> nn.Module:
+        """Return the model on the meta device."""
+        with torch.device("meta"):
+            return self._architecture()
+
+    def build(self, *, root: Path, device: torch.device, seed: int = 0) -> nn.Module:
+        """Return the model in evaluation-ready float32 with its weights loaded."""
+        with _own_stream(seed):
+            model = self._architecture()
+        if self.checkpoint is not None:
+            _load_file(model, (root / self.checkpoint).expanduser(), name=self.name)
+        elif self.pretrained is not None:
+            self._load_tag(model)
+        return model.float().to(device)
+
+    def weights_digest(self, *, root: Path) -> str | None:
+        """Return the SHA-256 of the checkpoint file, None for a tag or a random start."""
+        if self.checkpoint is None:
+            return None
+        path = (root / self.checkpoint).expanduser()
+        if not path.is_file():
+            raise WeightsError(_missing(path, self.name))
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def image_size(self, model: nn.Module) -> int:
+        """Return the side of the input images in pixels."""
+        size = model.visual.image_size
+        return int(size[0] if isinstance(size, (tuple, list)) else size)
+
+    def image_statistics(self, model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return the mean and standard deviation of OpenAI's CLIP."""
+        constants = _open_clip().constants
+        return tuple(constants.OPENAI_DATASET_MEAN), tuple(constants.OPENAI_DATASET_STD)
+
+    def image_features(self, model: nn.Module, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        """Return image embeddings of unit length."""
+        return model.encode_image(images, normalize=True)
+
+    def feature_size(self, model: nn.Module) -> int:
+        """Return the width of the joint embedding."""
+        return int(model.visual.output_dim)
+
+    def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "n length"]:
+        """Return token ids padded to the context length; raises ValueError for a text that does not fit."""
+        tokenizer = self._tokenizer()
+        limit = tokenizer.context_length - 2
+        for text in texts:
+            if (length := len(tokenizer.encode(text.strip().lower()))) > limit:
+                raise ValueError(f"prompt of {length} tokens exceeds the {limit} of {self.name}: {text!r}")
+        return tokenizer(list(texts))
+
+    def text_features(self, model: nn.Module, tokens: Int[Tensor, "n length"]) -> Float[Tensor, "n d"]:
+        """Return text embeddings of unit length."""
+        return model.encode_text(tokens, normalize=True)
+
+    def _tokenizer(self) -> Any:
+        return _tokenizer_of(self.model)
+
+    def _architecture(self) -> nn.Module:
+        open_clip = _open_clip()
+        config = open_clip.get_model_config(self.model)
+        if config is None:
+            raise ValueError(
+                f"backbone {self.name}: open_clip has no architecture {self.model!r}; see open_clip.list_models()"
+            )
+        return open_clip.model.CLIP(**{k: v for k, v in config.items() if k not in ("custom_text", "preprocess_cfg")})
+
+    def _load_tag(self, model: nn.Module) -> None:
+        pretrained = _open_clip().pretrained
+        config = pretrained.get_pretrained_cfg(self.model, self.pretrained)
+        if not config:
+            tags = ", ".join(pretrained.list_pretrained_tags_by_model(self.model)) or "none"
+            raise WeightsError(
+                f"backbone {self.name}: no weights tagged {self.pretrained!r} for {self.model}; there are: {tags}"
+            )
+        try:
+            path = pretrained.download_pretrained(config)
+        except Exception as error:  # noqa: BLE001 - hub and urllib raise unrelated families for "not reachable"
+            raise WeightsError(
+                f"backbone {self.name}: the weights {self.model} / {self.pretrained} are not on this machine and could not be "
+                f"downloaded ({type(error).__name__}). With a network, run the same command again; without, copy the file from "
+                "another machine and name it: backbone.pretrained=null backbone.checkpoint=/path/to/weights"
+            ) from error
+        _load_file(model, Path(path), name=self.name)
+
+
+def _load_file(model: nn.Module, path: Path, *, name: str) -> None:
+    if not path.is_file():
+        raise WeightsError(_missing(path, name))
+    from open_clip.factory import load_state_dict, resize_pos_embed, resize_text_pos_embed
+
+    try:
+        state = load_state_dict(str(path), device="cpu")
+    except Exception as error:  # noqa: BLE001 - pickle, zip and safetensors raise unrelated families for a broken file
+        raise WeightsError(
+            f"backbone {name}: {path} cannot be read as weights ({error}); fetch the file again"
+        ) from error
+    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    resize_pos_embed(state, model)
+    resize_text_pos_embed(state, model)
+    try:
+        model.load_state_dict({key: state[key] for key in state if key not in ("input_resolution", "vocab_size")})
+    except (RuntimeError, KeyError) as error:
+        raise WeightsError(f"backbone {name}: {path} holds weights of another architecture: {error}") from error
+
+
+def _missing(path: Path, name: str) -> str:
+    return (
+        f"backbone {name}: no weights at {path}; "
+        "give another file with backbone.checkpoint=PATH, or a published tag with backbone.checkpoint=null backbone.pretrained=TAG"
+    )
+
+
+@cache
+def _open_clip() -> ModuleType:
+    import_torchvision()
+    import open_clip
+    import open_clip.constants
+    import open_clip.model
+    import open_clip.pretrained
+
+    # open_clip reports every step of model creation through the root logger
+    logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))
+    open_clip.add_model_config(OWN_CONFIGS)
+    return open_clip
+
+
+@cache
+def _tokenizer_of(model: str) -> Any:
+    return _open_clip().get_tokenizer(model)
+
+
+@contextmanager
+def _own_stream(seed: int) -> Iterator[None]:
+    """Initialise from the seed and leave the global generator as it was: torch's initialisers take no generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,124 @@
+"""How a model is trained: every hyper-parameter that is neither the method's nor the data set's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from randlora.adapter import check_choice, check_positive
+from randlora.data.batches import BatchPlan, Crop
+from randlora.tasks.base import Task
+
+Optimizer = Literal["adamw", "muon"]
+Schedule = Literal["cosine", "linear", "constant"]
+EvaluationSplit = Literal["test", "validation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Data budget, optimisation and evaluation of a run.
+
+    Attributes:
+        task: objective and head.
+        shots: training images per class; None uses ``fraction``.
+        fraction: share of the training images when ``shots`` is None.
+        optimizer: ``adamw``, or ``muon`` for matrices inside transformer blocks with AdamW for everything else.
+        learning_rate: peak rate of the backbone's trained parameters.
+        head_learning_rate: peak rate of a trained head.
+        weight_decay: decoupled, applied to every trained tensor (so also to Lambda and Gamma, as in the released code).
+        betas: AdamW's two.
+        schedule: ``cosine`` or ``linear`` from the peak to ``final_fraction`` of it, or ``constant``; after the warm-up.
+        warmup_steps: steps of linear warm-up.
+        final_fraction: share of the peak rate at the end (0.01 in the paper).
+        clip_norm: largest norm of the gradient; None for no clipping.
+        batch_size: images per optimizer step.
+        micro_batch_size: images per forward pass; None for the whole batch. With ``negatives: batch`` it also limits the
+            negatives.
+        epochs: passes over the training images.
+        min_steps_per_epoch: oversampling of small training sets (see :class:`randlora.data.batches.BatchPlan`).
+        max_steps: stop (and end the schedule) after so many steps; None for no limit.
+        replacement: draw with replacement.
+        crop: see :func:`randlora.data.batches.augment`.
+        crop_padding: pixels, for ``crop: pad``.
+        crop_scale: share of the area, for ``crop: resized``.
+        flip: mirror half of the images.
+        evaluate_on: ``test``, or ``validation`` images held out of the training split.
+        validation_per_class: how many are held out per class when ``evaluate_on`` is ``validation``.
+    """
+
+    task: Task
+    shots: int | None
+    fraction: float
+    optimizer: Optimizer
+    learning_rate: float
+    head_learning_rate: float
+    weight_decay: float
+    betas: Sequence[float]
+    schedule: Schedule
+    warmup_steps: int
+    final_fraction: float
+    clip_norm: float | None
+    batch_size: int
+    micro_batch_size: int | None
+    epochs: int
+    min_steps_per_epoch: int
+    max_steps: int | None
+    replacement: bool
+    crop: Crop
+    crop_padding: int
+    crop_scale: Sequence[float]
+    flip: bool
+    evaluate_on: EvaluationSplit
+    validation_per_class: int
+
+    def __post_init__(self) -> None:
+        check_positive(self, "learning_rate", "head_learning_rate", "batch_size", "epochs")
+        for name in ("shots", "max_steps", "micro_batch_size", "clip_norm"):
+            if getattr(self, name) is not None:
+                check_positive(self, name)
+        check_choice(self, "optimizer", ("adamw", "muon"))
+        check_choice(self, "schedule", ("cosine", "linear", "constant"))
+        check_choice(self, "crop", ("none", "pad", "resized"))
+        check_choice(self, "evaluate_on", ("test", "validation"))
+        self._check_range("fraction", 0, 1, open_below=True)
+        self._check_range("final_fraction", 0, 1)
+        for name in ("weight_decay", "warmup_steps", "min_steps_per_epoch", "crop_padding"):
+            self._check_range(name, 0, math.inf)
+        for name in ("betas", "crop_scale"):
+            values = tuple(getattr(self, name))
+            if len(values) != 2 or not all(0 <= value <= 1 for value in values):
+                raise ValueError(f"Recipe.{name} = {list(values)}; valid: two numbers from 0 to 1")
+            object.__setattr__(self, name, values)
+
+    def plan(self, n: int, *, seed: int) -> BatchPlan:
+        """Return which of ``n`` training images form which batch."""
+        return BatchPlan(
+            n=n,
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+            min_steps_per_epoch=self.min_steps_per_epoch,
+            seed=seed,
+            replacement=self.replacement,
+        )
+
+    def total_steps(self, plan: BatchPlan) -> int:
+        """Return the number of optimizer steps of a run."""
+        return plan.total_steps if self.max_steps is None else min(plan.total_steps, self.max_steps)
+
+    def rate_factor(self, step: int, total: int) -> float:
+        """Return the share of the peak learning rate at a step (counted from 0)."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return 1.0
+        progress = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
+        fall = 0.5 * (1 + math.cos(math.pi * progress)) if self.schedule == "cosine" else 1 - progress
+        return self.final_fraction + (1 - self.final_fraction) * fall
+
+    def _check_range(self, name: str, low: float, high: float, *, open_below: bool = False) -> None:
+        value = getattr(self, name)
+        if not low <= value <= high or (open_below and value == low):
+            upper = "" if high == math.inf else f" and at most {high}"
+            raise ValueError(f"Recipe.{name} = {value}; valid: {'above' if open_below else 'at least'} {low}{upper}")

@@ -1,0 +1,79 @@
+"""What a recipe asks of a model: an objective to train and classes to predict."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import nn
+
+from randlora.backbones.base import Backbone
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """The words of a classification problem.
+
+    Attributes:
+        classes: class names in label order.
+        prompt: template of image-text training, with ``{class}``.
+        templates: templates averaged into the zero-shot head, each with ``{class}``.
+    """
+
+    classes: Sequence[str]
+    prompt: str
+    templates: Sequence[str]
+
+    def prompts(self, template: str) -> list[str]:
+        """Return one text per class."""
+        return [template.replace("{class}", name) for name in self.classes]
+
+
+class Objective(nn.Module, ABC):
+    """A model with its loss and its classifier.
+
+    Attributes:
+        model: the backbone, adapted or not.
+        head: modules trained beside the backbone; empty if none.
+    """
+
+    def __init__(self, backbone: Backbone, model: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.model = model
+        self.head = nn.ModuleDict()
+
+    @abstractmethod
+    def forward(self, images: Float[Tensor, "n 3 h w"], labels: Int[Tensor, " n"], step: int) -> Float[Tensor, ""]:
+        """Return the training loss of a batch at a step."""
+
+    @abstractmethod
+    def classifier(self) -> Float[Tensor, "classes d"]:
+        """Return the class weights for evaluation, computed once."""
+
+    def logits(
+        self, images: Float[Tensor, "n 3 h w"], classifier: Float[Tensor, "classes d"]
+    ) -> Float[Tensor, "n classes"]:
+        """Return class scores; only their order matters."""
+        return self.backbone.image_features(self.model, images) @ classifier.T
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """A frozen description of an objective."""
+
+    has_head: ClassVar[bool] = False
+
+    @abstractmethod
+    def build(self, *, backbone: Backbone, model: nn.Module, vocabulary: Vocabulary, seed: int) -> Objective:
+        """Return the objective around a model whose weights are loaded and not yet adapted."""
+
+    def head_size(self, *, backbone: Backbone, model: nn.Module, n_classes: int) -> int:
+        """Return the number of trainable parameters of the head."""
+        return 0

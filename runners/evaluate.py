@@ -1,0 +1,65 @@
+"""Evaluation of an objective: predictions of every image, in float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from randlora.data.batches import normalise
+from randlora.tasks.base import Objective
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from jaxtyping import Float32, Int64
+
+    from randlora.data.decode import DecodedSplit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What a model said of every image.
+
+    Attributes:
+        labels: the true classes.
+        predicted: the classes with the highest score.
+        probability: softmax probability of the true class, at the score's own scale.
+    """
+
+    labels: Int64[torch.Tensor, " n"]
+    predicted: Int64[torch.Tensor, " n"]
+    probability: Float32[torch.Tensor, " n"]
+
+    def top1(self) -> float:
+        """Return the share of images whose predicted class is the true one."""
+        return (self.predicted == self.labels).double().mean().item()
+
+    def frame(self) -> pd.DataFrame:
+        """Return one row per image, in the order of the split."""
+        import pandas as pd
+
+        columns = {"label": self.labels, "predicted": self.predicted, "probability": self.probability}
+        return pd.DataFrame({name: tensor.numpy() for name, tensor in columns.items()})
+
+
+@torch.no_grad()
+def predict(
+    objective: Objective,
+    split: DecodedSplit,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    batch_size: int,
+    device: torch.device,
+) -> Predictions:
+    """Return predictions for a decoded split, without augmentation."""
+    objective.eval()
+    classifier = objective.classifier()
+    scores = [
+        objective.logits(normalise(images.to(device), mean, std), classifier).float().cpu()
+        for images in split.images.split(batch_size)
+    ]
+    logits = torch.cat(scores)
+    probability = logits.softmax(1).gather(1, split.labels[:, None]).squeeze(1)
+    return Predictions(labels=split.labels, predicted=logits.argmax(1), probability=probability)

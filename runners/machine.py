@@ -1,0 +1,101 @@
+"""Where a run happens: device, precision, threads and folders. None of it is part of a run's identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from randlora.adapter import check_choice, check_positive
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+
+ROOT = Path(__file__).resolve().parent.parent
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The machine's side of a run.
+
+    Attributes:
+        device: ``auto`` takes a GPU where there is one.
+        precision: of training; ``auto`` is bfloat16 autocast on a GPU that supports it and float32 elsewhere. Evaluation is
+            float32.
+        threads: CPU threads; None leaves torch's choice. Results are bitwise repeatable for equal numbers of threads.
+        evaluation_batch_size: images per forward pass of the evaluation.
+        checkpoint_every_s: seconds between mid-run checkpoints.
+        checkpoint_every_steps: steps between them as well; None for time alone.
+        keep_weights: leave the trained tensors of each run beside its record.
+        results: folder of this machine's records, from the suite's root.
+        data_root: folder that relative paths of data sets start from; None is the suite's root.
+    """
+
+    device: Device
+    precision: Precision
+    threads: int | None
+    evaluation_batch_size: int
+    checkpoint_every_s: float
+    checkpoint_every_steps: int | None
+    keep_weights: bool
+    results: str
+    data_root: str | None
+
+    def __post_init__(self) -> None:
+        check_choice(self, "device", ("auto", "cpu", "cuda"))
+        check_choice(self, "precision", ("auto", "float32", "bfloat16"))
+        check_positive(self, "evaluation_batch_size", "checkpoint_every_s")
+        for name in ("threads", "checkpoint_every_steps"):
+            if getattr(self, name) is not None:
+                check_positive(self, name)
+
+    @property
+    def results_path(self) -> Path:
+        """Folder of this machine's records."""
+        return ROOT / Path(self.results).expanduser()
+
+    @property
+    def data_path(self) -> Path:
+        """Folder that relative paths of data sets start from."""
+        return Path(self.data_root).expanduser() if self.data_root is not None else ROOT
+
+    def torch_device(self) -> torch.device:
+        """Return the device.
+
+        Raises:
+            ValueError: if ``cuda`` is asked for and there is none.
+        """
+        import torch
+
+        available = torch.cuda.is_available()
+        if self.device == "cuda" and not available:
+            raise ValueError("machine.device=cuda, but torch sees no CUDA device; use machine.device=cpu or auto")
+        return torch.device("cuda" if available and self.device != "cpu" else "cpu")
+
+    def training_precision(self) -> Literal["float32", "bfloat16"]:
+        """Return the precision that ``auto`` stands for here."""
+        import torch
+
+        if self.precision != "auto":
+            return self.precision
+        capable = self.torch_device().type == "cuda" and torch.cuda.is_bf16_supported()
+        return "bfloat16" if capable else "float32"
+
+    def prepare(self) -> Accelerator:
+        """Set threads and determinism for this process and return its accelerator."""
+        import torch
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+        mixed = "bf16" if self.training_precision() == "bfloat16" else "no"
+        if AcceleratorState._shared_state:
+            # accelerate keeps the first settings of a process; runs of one process may differ
+            AcceleratorState._reset_state(reset_partial_state=True)
+        return Accelerator(mixed_precision=mixed, cpu=self.torch_device().type == "cpu")

@@ -1,0 +1,143 @@
+"""randlora pretrain: train the embedded CLIP from nothing on named images.
+
+The images are two or more labelled data sets that you have as parquet files (CIFAR-100 and Caltech-101 by default); every
+image is contrasted with the prompts of all classes. The result is a float16 safetensors file and its measurements.
+
+Examples:
+  randlora pretrain machine.data_root=/path/to/images          /path/to/images/{cifar100,caltech101}/{train,test}.parquet
+  randlora pretrain machine.data_root=/path recipe.epochs=30 machine.precision=bfloat16
+Interrupt it whenever you like: the same command continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from runners.compose import instantiate, plain
+from runners.machine import ROOT, Machine
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import nn
+
+    from randlora.backbones.base import Backbone
+    from randlora.data.cache import DecodedCache
+    from randlora.data.images import ImageDataset
+    from randlora.data.mix import TrainingMix
+    from randlora.tasks.base import Objective
+
+CONFIG = "pretrain"
+
+
+def main(config: DictConfig) -> int:
+    """Train, write the weights and print the measured zero-shot accuracies."""
+    from randlora.data.cache import DecodedCache
+    from randlora.data.mix import mix_training_splits
+    from randlora.seeds import seed_for
+    from randlora.tasks.base import Vocabulary
+
+    settings = instantiate(config)
+    machine, backbone, recipe = settings["machine"], settings["backbone"], settings["recipe"]
+    accelerator = machine.prepare()
+    model = backbone.build(root=ROOT, device=accelerator.device, seed=seed_for(config.seed, "weights"))
+    cache = DecodedCache()
+    size = backbone.image_size(model)
+    mix = mix_training_splits(settings["train"], size=size, root=machine.data_path, cache=cache)
+    templates = tuple(config.templates)
+    vocabulary = Vocabulary(classes=mix.classes, prompt=templates[0], templates=templates)
+    objective = recipe.task.build(backbone=backbone, model=model, vocabulary=vocabulary, seed=config.seed)
+    seconds = _train(config, settings, objective, mix=mix, accelerator=accelerator)
+    output = ROOT / config.output
+    _write_weights(model, output)
+    shipped = dataclasses.replace(backbone, checkpoint=str(output))
+    scores = {
+        dataset.name: zero_shot(shipped, dataset, templates=templates, machine=machine, cache=cache)
+        for dataset in settings["test"].values()
+    }
+    report = {
+        "zero_shot_top1": scores,
+        "train_seconds": round(seconds, 1),
+        "images": len(mix.labels),
+        "classes": len(mix.classes),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "bytes": output.stat().st_size,
+        "sha256": shipped.weights_digest(root=ROOT),
+        "precision": machine.training_precision(),
+        "device": str(accelerator.device),
+        "seed": config.seed,
+        "recipe": plain(config.recipe),
+        "data_digests": dict(mix.digests),
+    }
+    output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+    print(f"weights: {output}")
+    for name, score in scores.items():
+        print(f"zero-shot top-1 on {name}: {100 * score:.1f} %")
+    return 0
+
+
+def zero_shot(
+    backbone: Backbone, dataset: ImageDataset, *, templates: Sequence[str], machine: Machine, cache: DecodedCache
+) -> float:
+    """Return the top-1 accuracy of a backbone's weights on the test split of a data set, from the templates alone."""
+    from randlora.tasks.base import Vocabulary
+    from randlora.tasks.heads import FrozenTextHead
+    from runners.evaluate import predict
+
+    device = machine.torch_device()
+    model = backbone.build(root=ROOT, device=device)
+    vocabulary = Vocabulary(classes=dataset.classes, prompt=templates[0], templates=templates)
+    objective = FrozenTextHead(label_smoothing=0.0).build(backbone=backbone, model=model, vocabulary=vocabulary, seed=0)
+    split = cache.get(dataset, split="test", size=backbone.image_size(model), root=machine.data_path)
+    mean, std = backbone.image_statistics(model)
+    found = predict(objective, split, mean=mean, std=std, batch_size=machine.evaluation_batch_size, device=device)
+    return found.top1()
+
+
+def _train(
+    config: DictConfig, settings: Mapping[str, Any], objective: Objective, *, mix: TrainingMix, accelerator: Accelerator
+) -> float:
+    from results.record import run_id
+    from runners.checkpoint import Checkpointer
+    from runners.interrupt import stop_on_signals
+    from runners.progress import step_progress
+    from runners.trainer import TrainingData, train
+
+    machine, backbone, model = settings["machine"], settings["backbone"], objective.model
+    adaptation = settings["method"].apply(model, backbone.targets_of(model), seed=config.seed)
+    mean, std = backbone.image_statistics(model)
+    images, labels = mix.images.to(accelerator.device), mix.labels.to(accelerator.device)
+    identity = {name: plain(config[name]) for name in ("backbone", "recipe", "train", "templates", "seed")}
+    checkpointer = Checkpointer(
+        (ROOT / config.output).with_suffix(".checkpoint"),
+        run=run_id(identity),
+        every_s=machine.checkpoint_every_s,
+        every_steps=machine.checkpoint_every_steps,
+    )
+    with stop_on_signals() as stop, step_progress("pretrain") as on_step:
+        clock = train(
+            objective,
+            backbone=adaptation.trainable(),
+            recipe=settings["recipe"],
+            data=TrainingData(images=images, labels=labels, mean=mean, std=std),
+            accelerator=accelerator,
+            seed=config.seed,
+            checkpointer=checkpointer,
+            on_step=on_step,
+            stop=stop,
+        )
+    return sum(clock.steps_s)
+
+
+def _write_weights(model: nn.Module, output: Path) -> None:
+    from safetensors.torch import save
+
+    from randlora.storage import write_atomically
+
+    halves = {name: tensor.detach().cpu().half().contiguous() for name, tensor in model.state_dict().items()}
+    write_atomically(output, save(halves))

@@ -1,0 +1,200 @@
+"""The one training loop. It knows an objective, parameters and a recipe, and no method, backbone or data set."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from randlora.data.batches import augment, normalise
+from randlora.recipe import Recipe
+from randlora.seeds import seed_for
+from randlora.tasks.base import Objective
+from runners.checkpoint import Checkpointer
+from runners.interrupt import Interrupted
+from runners.optimizers import Optimizers
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from jaxtyping import Int, UInt8
+    from torch import Tensor
+
+WARMUP_TIMINGS = 3  # first steps allocate and compile; they are timed apart
+OnStep = Callable[[int, int, Mapping[str, float]], None]
+
+
+class DivergenceError(RuntimeError):
+    """The training loss is no longer finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Decoded training images on the training device, with the statistics the backbone expects."""
+
+    images: UInt8[Tensor, "n 3 s s"]
+    labels: Int[Tensor, " n"]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(kw_only=True)
+class TrainingClock:
+    """Seconds per step and per wait for data; those of a resumed run include the part before the interruption."""
+
+    steps_s: list[float] = field(default_factory=list)
+    waits_s: list[float] = field(default_factory=list)
+
+    def add(self, *, step_s: float, wait_s: float) -> None:
+        """Add one step; its seconds include the wait."""
+        self.steps_s.append(step_s)
+        self.waits_s.append(wait_s)
+
+    def summary(self) -> dict[str, float | int | None]:
+        """Return median and spread of the steps after the first few, and the sums."""
+        steady = sorted(self.steps_s[WARMUP_TIMINGS:])
+        deciles = statistics.quantiles(steady, n=10) if len(steady) > 1 else None
+        return {
+            "steps": len(self.steps_s),
+            "step_median_s": statistics.median(steady) if steady else None,
+            "step_p10_s": deciles[0] if deciles else None,
+            "step_p90_s": deciles[-1] if deciles else None,
+            "data_wait_s": sum(self.waits_s),
+            "warmup_s": sum(self.steps_s[:WARMUP_TIMINGS]),
+            "train_s": sum(self.steps_s),
+        }
+
+
+def train(
+    objective: Objective,
+    *,
+    backbone: Mapping[str, nn.Parameter],
+    recipe: Recipe,
+    data: TrainingData,
+    accelerator: Accelerator,
+    seed: int,
+    checkpointer: Checkpointer,
+    on_step: OnStep,
+    stop: Callable[[], bool],
+) -> TrainingClock:
+    """Train the parameters of backbone and head, resuming from a checkpoint where there is one.
+
+    Everything random in a step is a function of the seed and the step number, so a resumed run computes bit for bit what an
+    uninterrupted one does.
+
+    Args:
+        objective: gives the loss of a batch.
+        backbone: the trained parameters of the backbone, by name.
+        recipe: how to train.
+        data: the training images.
+        accelerator: placement, precision and gradient handling.
+        seed: seed of the run.
+        checkpointer: where state is kept; cleared by the caller once the run is recorded.
+        on_step: called with the completed steps, the total, and loss and learning rate now and then (else an empty mapping).
+        stop: asked after each step; on True the state is saved and the run ends.
+
+    Raises:
+        DivergenceError: if the loss stops being finite.
+        Interrupted: if ``stop`` said so.
+    """
+    plan = recipe.plan(len(data.labels), seed=seed)
+    total = recipe.total_steps(plan)
+    head = dict(objective.head.named_parameters(prefix="head"))
+    parameters = {**backbone, **head}
+    optimizers = Optimizers(recipe, backbone=backbone, head=head.values(), total=total)
+    prepared, *optimizers.all = accelerator.prepare(objective, *optimizers.all)
+    clock = TrainingClock()
+    start = _resume(checkpointer, parameters, optimizers, clock)
+    objective.train()
+    for step in range(start, total):
+        began = time.perf_counter()
+        torch.manual_seed(seed_for(seed, "step", step))
+        images, labels = _batch(recipe, data, plan.indices(step), plan.augment_seeds(step))
+        waited = time.perf_counter() - began
+        loss = _step(prepared, images, labels, step=step, recipe=recipe, accelerator=accelerator)
+        if recipe.clip_norm is not None:
+            accelerator.clip_grad_norm_(parameters.values(), recipe.clip_norm)
+        rate = optimizers.learning_rate()
+        optimizers.step()
+        _synchronise(accelerator.device)
+        clock.add(step_s=time.perf_counter() - began, wait_s=waited)
+        on_step(step + 1, total, _report(loss, rate, step=step, total=total))
+        stopping = stop()
+        if step + 1 < total and (stopping or checkpointer.due(step + 1)):
+            _save(checkpointer, step + 1, parameters, optimizers, clock)
+            if stopping:
+                raise Interrupted(f"stopped after step {step + 1} of {total}; the same command continues from there")
+    return clock
+
+
+def _step(
+    objective: nn.Module, images: Tensor, labels: Tensor, *, step: int, recipe: Recipe, accelerator: Accelerator
+) -> Tensor:
+    size = recipe.micro_batch_size or len(labels)
+    total = torch.zeros((), device=labels.device)
+    for part, part_labels in zip(images.split(size), labels.split(size), strict=True):
+        loss = objective(part, part_labels, step) * (len(part_labels) / len(labels))
+        accelerator.backward(loss)
+        total += loss.detach()
+    return total
+
+
+def _batch(recipe: Recipe, data: TrainingData, indices: Tensor, seeds: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    chosen = indices.to(data.images.device)
+    low, high = recipe.crop_scale
+    images = augment(
+        data.images[chosen],
+        seeds,
+        crop=recipe.crop,
+        crop_padding=recipe.crop_padding,
+        crop_scale=(low, high),
+        flip=recipe.flip,
+    )
+    return normalise(images, data.mean, data.std), data.labels[chosen]
+
+
+def _report(loss: Tensor, rate: float, *, step: int, total: int) -> dict[str, float]:
+    """Return loss and rate every so often: reading the loss waits for the device."""
+    if step % max(1, total // 100) and step + 1 < total:
+        return {}
+    value = float(loss)
+    if not math.isfinite(value):
+        raise DivergenceError(f"the loss is {value} at step {step + 1} of {total}; lower the learning rate or the scale")
+    return {"loss": value, "learning_rate": rate}
+
+
+def _resume(
+    checkpointer: Checkpointer, parameters: Mapping[str, nn.Parameter], optimizers: Optimizers, clock: TrainingClock
+) -> int:
+    state = checkpointer.restore(parameters)
+    if state is None:
+        return 0
+    optimizers.load_state_dict(state["optimizers"])
+    clock.steps_s[:] = state["steps_s"]
+    clock.waits_s[:] = state["waits_s"]
+    return int(state["step"])
+
+
+def _save(
+    checkpointer: Checkpointer,
+    step: int,
+    parameters: Mapping[str, nn.Parameter],
+    optimizers: Optimizers,
+    clock: TrainingClock,
+) -> None:
+    extra: dict[str, Any] = {
+        "optimizers": optimizers.state_dict(),
+        "steps_s": clock.steps_s,
+        "waits_s": clock.waits_s,
+    }
+    checkpointer.save(step, parameters, extra=extra)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
