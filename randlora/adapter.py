@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from randlora.checks import check_choice
+
 if TYPE_CHECKING:
     from jaxtyping import Float
 
@@ -107,6 +109,9 @@ class Method(ABC):
     def apply(self, model: nn.Module, targets: Targets, *, seed: int) -> Adaptation:
         """Freeze the model, make its trainable part, and return the handle to both."""
 
+    def check_task(self, *, has_head: bool) -> None:
+        """Raise ValueError where the method makes no sense with a task that trains a head, or with one that does not."""
+
     def resized(self, size: int) -> Self:
         """Return the method with its size field replaced."""
         if self.size_field is None:
@@ -166,21 +171,6 @@ class AdapterMethod(Method):
         from randlora.inject import inject
 
         return inject(model, method=self, sites=targets.sites, seed=seed)
-
-
-def check_choice(owner: object, name: str, valid: Sequence[object]) -> None:
-    """Raise ValueError unless the attribute is one of the valid values."""
-    value = getattr(owner, name)
-    if value not in valid:
-        raise ValueError(f"{type(owner).__name__}.{name} = {value!r}; valid: {', '.join(map(repr, valid))}")
-
-
-def check_positive(owner: object, *names: str) -> None:
-    """Raise ValueError unless each attribute is a number above zero."""
-    for name in names:
-        value = getattr(owner, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-            raise ValueError(f"{type(owner).__name__}.{name} = {value!r}; valid: a number above 0")
 
 
 def check_rank(method: AdapterMethod, site: Site, rank: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from randlora.adapter import check_choice, check_positive
+from randlora.checks import check_choice, check_positive, check_whole
 from randlora.data.batches import BatchPlan, Crop
 from randlora.tasks.base import Task
 
@@ -74,10 +74,13 @@ class Recipe:
     validation_per_class: int
 
     def __post_init__(self) -> None:
-        check_positive(self, "learning_rate", "head_learning_rate", "batch_size", "epochs")
-        for name in ("shots", "max_steps", "micro_batch_size", "clip_norm"):
+        check_positive(self, "learning_rate", "head_learning_rate")
+        check_whole(self, "batch_size", "epochs")
+        for name in ("shots", "max_steps", "micro_batch_size"):
             if getattr(self, name) is not None:
-                check_positive(self, name)
+                check_whole(self, name)
+        if self.clip_norm is not None:
+            check_positive(self, "clip_norm")
         check_choice(self, "optimizer", ("adamw", "muon"))
         check_choice(self, "schedule", ("cosine", "linear", "constant"))
         check_choice(self, "crop", ("none", "pad", "resized"))

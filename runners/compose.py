@@ -36,7 +36,9 @@ def compose(name: str, overrides: Sequence[str], *, conf: Path = CONF) -> DictCo
         with hydra.initialize_config_dir(str(conf), version_base="1.3"):
             config = hydra.compose(name, list(overrides), return_hydra_config=True)
     except OverrideParseException as error:
-        raise ConfigError(f"cannot read the override {error.override!r}; write group=choice or group.field=value") from error
+        raise ConfigError(
+            f"cannot read the override {error.override!r}; write group=choice or group.field=value"
+        ) from error
     except (ConfigCompositionException, HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(name, overrides, error, conf=conf)) from error
     assert isinstance(config, DictConfig)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from randlora.adapter import check_choice, check_positive
+from randlora.checks import check_choice, check_positive, check_whole
 
 if TYPE_CHECKING:
     import torch
@@ -47,10 +47,11 @@ class Machine:
     def __post_init__(self) -> None:
         check_choice(self, "device", ("auto", "cpu", "cuda"))
         check_choice(self, "precision", ("auto", "float32", "bfloat16"))
-        check_positive(self, "evaluation_batch_size", "checkpoint_every_s")
+        check_whole(self, "evaluation_batch_size")
+        check_positive(self, "checkpoint_every_s")
         for name in ("threads", "checkpoint_every_steps"):
             if getattr(self, name) is not None:
-                check_positive(self, name)
+                check_whole(self, name)
 
     @property
     def results_path(self) -> Path:

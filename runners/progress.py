@@ -50,6 +50,8 @@ def _lines(title: str) -> Callable[[int, int, Mapping[str, float]], None]:
         if "loss" in values and (now - last >= LINE_EVERY_S or done == total):
             last = now
             left = (now - began) / max(1, done - first) * (total - done)
-            print(f"{title}: step {done} of {total}, loss {values['loss']:.3f}, {left / 60:.1f} min left", file=sys.stderr)
+            print(
+                f"{title}: step {done} of {total}, loss {values['loss']:.3f}, {left / 60:.1f} min left", file=sys.stderr
+            )
 
     return show

@@ -51,7 +51,7 @@ class TrainingClock:
     waits_s: list[float] = field(default_factory=list)
 
     def add(self, *, step_s: float, wait_s: float) -> None:
-        """Add one step; its seconds include the wait."""
+        """Add one step and the wait for data before it."""
         self.steps_s.append(step_s)
         self.waits_s.append(wait_s)
 
@@ -66,7 +66,7 @@ class TrainingClock:
             "step_p90_s": deciles[-1] if deciles else None,
             "data_wait_s": sum(self.waits_s),
             "warmup_s": sum(self.steps_s[:WARMUP_TIMINGS]),
-            "train_s": sum(self.steps_s),
+            "train_s": sum(self.steps_s) + sum(self.waits_s),
         }
 
 
@@ -122,7 +122,7 @@ def train(
         rate = optimizers.learning_rate()
         optimizers.step()
         _synchronise(accelerator.device)
-        clock.add(step_s=time.perf_counter() - began, wait_s=waited)
+        clock.add(step_s=time.perf_counter() - began - waited, wait_s=waited)
         on_step(step + 1, total, _report(loss, rate, step=step, total=total))
         stopping = stop()
         if step + 1 < total and (stopping or checkpointer.due(step + 1)):
@@ -164,7 +164,9 @@ def _report(loss: Tensor, rate: float, *, step: int, total: int) -> dict[str, fl
         return {}
     value = float(loss)
     if not math.isfinite(value):
-        raise DivergenceError(f"the loss is {value} at step {step + 1} of {total}; lower the learning rate or the scale")
+        raise DivergenceError(
+            f"the loss is {value} at step {step + 1} of {total}; lower the learning rate or the scale"
+        )
     return {"loss": value, "learning_rate": rate}
 
 

@@ -117,7 +117,7 @@ class OpenClip(Backbone):
             )
         try:
             path = pretrained.download_pretrained(config)
-        except Exception as error:  # noqa: BLE001 - hub and urllib raise unrelated families for "not reachable"
+        except Exception as error:
             raise WeightsError(
                 f"backbone {self.name}: the weights {self.model} / {self.pretrained} are not on this machine and could not be "
                 f"downloaded ({type(error).__name__}). With a network, run the same command again; without, copy the file from "
@@ -133,7 +133,7 @@ def _load_file(model: nn.Module, path: Path, *, name: str) -> None:
 
     try:
         state = load_state_dict(str(path), device="cpu")
-    except Exception as error:  # noqa: BLE001 - pickle, zip and safetensors raise unrelated families for a broken file
+    except Exception as error:
         raise WeightsError(
             f"backbone {name}: {path} cannot be read as weights ({error}); fetch the file again"
         ) from error

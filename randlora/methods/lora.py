@@ -9,7 +9,8 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from randlora.adapter import Adapter, AdapterMethod, Shared, Site, check_choice, check_positive, check_rank
+from randlora.adapter import Adapter, AdapterMethod, Shared, Site, check_rank
+from randlora.checks import check_choice, check_positive, check_whole
 from randlora.scaling import SCALE_RULES, ScaleRule, scale_of
 
 
@@ -43,7 +44,8 @@ class LoRA(AdapterMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "rank", "alpha")
+        check_whole(self, "rank")
+        check_positive(self, "alpha")
         check_choice(self, "scale_rule", SCALE_RULES)
 
     def check_site(self, site: Site) -> None:

@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from randlora.adapter import Adapter, AdapterMethod, Shared, Site, Targets, check_choice, check_positive, check_rank
+from randlora.adapter import Adapter, AdapterMethod, Shared, Site, Targets, check_rank
 from randlora.bases import DISTRIBUTIONS, Distribution, random_rows
+from randlora.checks import check_choice, check_positive, check_whole
 from randlora.scaling import SCALE_RULES, ScaleRule, scale_of
 
 Start = Literal["mean", "zero"]
@@ -64,7 +65,8 @@ class NoLA(AdapterMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "rank", "bases", "alpha")
+        check_whole(self, "rank", "bases")
+        check_positive(self, "alpha")
         check_choice(self, "start", ("mean", "zero"))
         check_choice(self, "scale_rule", SCALE_RULES)
         check_choice(self, "distribution", DISTRIBUTIONS)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from randlora.adapter import Adapter, AdapterMethod, Shared, Site, check_choice, check_positive, check_rank
+from randlora.adapter import Adapter, AdapterMethod, Shared, Site, check_rank
 from randlora.bases import DISTRIBUTIONS, Distribution, random_rows
+from randlora.checks import check_choice, check_positive, check_whole
 from randlora.scaling import SCALE_RULES, ScaleRule, scale_of
 
 BasisCount = Literal["floor", "ceil", "floor_plus_one"]
@@ -86,7 +87,8 @@ class RandLoRA(AdapterMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "rank", "alpha")
+        check_whole(self, "rank")
+        check_positive(self, "alpha")
         check_choice(self, "basis_count", BASIS_COUNTS)
         check_choice(self, "zero_diagonal", ("gamma", "lambda"))
         check_choice(self, "scale_rule", SCALE_RULES)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from randlora.adapter import Adapter, AdapterMethod, Shared, Site, Targets, check_choice, check_positive
+from randlora.adapter import Adapter, AdapterMethod, Shared, Site, Targets
 from randlora.bases import DISTRIBUTIONS, Distribution, random_rows
+from randlora.checks import check_choice, check_positive, check_whole
 from randlora.scaling import SCALE_RULES, ScaleRule, scale_of
 
 
@@ -50,7 +51,8 @@ class VeRA(AdapterMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "rank", "alpha", "d_initial")
+        check_whole(self, "rank")
+        check_positive(self, "alpha", "d_initial")
         check_choice(self, "scale_rule", SCALE_RULES)
         check_choice(self, "distribution", DISTRIBUTIONS)
 

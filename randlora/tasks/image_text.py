@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from randlora.adapter import check_choice
 from randlora.backbones.base import Backbone
+from randlora.checks import check_choice
 from randlora.tasks.base import Objective, Task, Vocabulary
 
 if TYPE_CHECKING:
