@@ -182,6 +182,16 @@ def _checksums(tensor: Tensor) -> tuple[int, int]:
     return first % 2**64, second % 2**64
 
 
+def check_site(method: AdapterMethod, site: Site) -> None:
+    """Raise ValueError, naming the site, where the method cannot adapt it: its form does not run there, its rank is too large."""
+    if method.contraction == "activation" and not site.linear:
+        raise ValueError(
+            f"site '{site.name}' is read by its attention module directly and cannot run in activation form; "
+            "use contraction=auto or contraction=weight"
+        )
+    method.check_site(site)
+
+
 def _check(model: nn.Module, method: AdapterMethod, site: Site) -> None:
     owner, tensor = owner_of(model, site.name)
     if parametrize.is_parametrized(owner, tensor):
@@ -189,12 +199,7 @@ def _check(model: nn.Module, method: AdapterMethod, site: Site) -> None:
     dtype = owner.get_parameter(tensor).dtype
     if not dtype.is_floating_point:
         raise ValueError(f"site '{site.name}' holds {dtype}; an adapter needs a floating-point weight")
-    if method.contraction == "activation" and not site.linear:
-        raise ValueError(
-            f"site '{site.name}' is read by its attention module directly and cannot run in activation form; "
-            "use contraction=auto or contraction=weight"
-        )
-    method.check_site(site)
+    check_site(method, site)
 
 
 def _attach(owner: nn.Module, tensor: str, adapted: AdaptedWeight, *, like: nn.Parameter) -> None:

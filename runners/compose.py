@@ -10,7 +10,7 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, OverrideParseException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -31,18 +31,26 @@ def compose(name: str, overrides: Sequence[str], *, conf: Path = CONF) -> DictCo
     Raises:
         ConfigError: for an unknown group, choice or key, or a malformed override; the message lists what is valid.
     """
+    return compose_many(name, [overrides], conf=conf)[0]
+
+
+def compose_many(name: str, jobs: Sequence[Sequence[str]], *, conf: Path = CONF) -> list[DictConfig]:
+    """Return one composed config per list of overrides; errors as of :func:`compose`."""
     GlobalHydra.instance().clear()
-    try:
-        with hydra.initialize_config_dir(str(conf), version_base="1.3"):
-            config = hydra.compose(name, list(overrides), return_hydra_config=True)
-    except OverrideParseException as error:
-        raise ConfigError(
-            f"cannot read the override {error.override!r}; write group=choice or group.field=value"
-        ) from error
-    except (ConfigCompositionException, HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(name, overrides, error, conf=conf)) from error
-    assert isinstance(config, DictConfig)
-    return config
+    configs = []
+    with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+        for overrides in jobs:
+            try:
+                config = hydra.compose(name, list(overrides), return_hydra_config=True)
+            except OverrideParseException as error:
+                raise ConfigError(
+                    f"cannot read the override {error.override!r}; write group=choice or group.field=value"
+                ) from error
+            except (HydraException, OmegaConfBaseException) as error:
+                raise ConfigError(_explain(name, overrides, error, conf=conf)) from error
+            assert isinstance(config, DictConfig)
+            configs.append(config)
+    return configs
 
 
 def instantiate(config: DictConfig) -> dict[str, Any]:
@@ -101,14 +109,13 @@ def _explain(name: str, overrides: Sequence[str], error: Exception, *, conf: Pat
         if not rest and key not in groups and key not in top and key.partition("@")[0] not in groups:
             return f"unknown key {key!r}; valid: {', '.join(sorted({*groups, *top}))}"
         if rest and repr(rest[-1]) in str(error) and head in groups:
-            return f"unknown key {key!r}; {_fields(name, head, overrides, conf=conf, near=rest[-1])}"
+            return f"unknown key {key!r}; {_fields(name, head, overrides, near=rest[-1])}"
     return str(error).replace("\n", " ")
 
 
-def _fields(name: str, group: str, overrides: Sequence[str], *, conf: Path, near: str) -> str:
+def _fields(name: str, group: str, overrides: Sequence[str], *, near: str) -> str:
     kept = [one for one in overrides if "." not in one.partition("=")[0]]
-    with hydra.initialize_config_dir(str(conf), version_base="1.3"):
-        config = hydra.compose(name, kept)
+    config = hydra.compose(name, kept)
     fields = [str(field) for field in config.get(group) or {} if field != "_target_"]
     guess = difflib.get_close_matches(near, fields, n=1)
     hint = f"did you mean {group}.{guess[0]}? " if guess else ""

@@ -42,6 +42,12 @@ class DecodedSplit:
         """Memory the images and labels take, in bytes."""
         return self.images.nbytes + self.labels.nbytes
 
+    def subset(self, positions: Int64[Tensor, " k"]) -> DecodedSplit:
+        """Return the images at ``positions`` as a split of their own; the digest stays that of the source."""
+        return DecodedSplit(
+            images=self.images[positions], labels=self.labels[positions], digest=self.digest, skipped=self.skipped
+        )
+
 
 def decode_image(encoded: bytes, size: int) -> UInt8[Tensor, "3 size size"]:
     """Decode one image: to RGB, bicubic to ``size`` on the short side, centre crop (CLIP's evaluation transform).

@@ -1,0 +1,157 @@
+"""The command line: verbs, their help, and errors a person can read."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+
+from runners.compose import CONF, ConfigError, compose
+from runners.machine import ROOT
+
+VERBS = {
+    "run": "train and evaluate one configuration",
+    "sweep": "run every missing cell of a table",
+    "table": "print a table from the records at hand",
+    "status": "how far every table is",
+    "budget": "the size of every method at an equal number of parameters",
+    "pretrain": "train the embedded CLIP from nothing",
+}
+HYDRA_FLAGS = (
+    "-m",
+    "--multirun",
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--resolve",
+    "-r",
+    "--package",
+    "-p",
+    "--shell-completion",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        print(f"error: there is no verb {verb!r}; valid: {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    module = import_module(f"runners.{verb}")
+    if "-h" in rest or "--help" in rest:
+        print(_help(module))
+        return 0
+    try:
+        if any(argument.partition("=")[0] in HYDRA_FLAGS for argument in rest):
+            return _through_hydra(module, rest)
+        return int(module.main(compose(module.CONFIG, rest)))
+    except (ConfigError, *_known_errors()) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _through_hydra(module: ModuleType, arguments: Sequence[str]) -> int:
+    """Let Hydra handle its own flags; each job of a multirun composes and runs like a single run."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    overrides = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
+    multirun = "-m" in arguments or "--multirun" in arguments
+    for job in _jobs(overrides) if multirun else [overrides]:
+        compose(module.CONFIG, [one for one in job if not one.startswith("hydra")])
+    codes: list[int] = []
+
+    def task(_: object) -> None:
+        job = [str(override) for override in HydraConfig.get().overrides.task]
+        try:
+            codes.append(int(module.main(compose(module.CONFIG, job))))
+        except (ConfigError, *_known_errors()) as error:
+            print(f"error: {error}", file=sys.stderr)
+            codes.append(2)
+
+    sys.argv = ["randlora", *arguments, f"hydra.sweep.dir={ROOT / 'results' / 'multirun'}", "hydra.sweep.subdir=."]
+    sys.argv += ["hydra.output_subdir=null", "hydra.run.dir=.", "hydra/job_logging=disabled"]
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name=module.CONFIG)(task)()
+    return max(codes, default=0)
+
+
+def _jobs(overrides: Sequence[str]) -> list[list[str]]:
+    """Return the override lists of the jobs of a multirun."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except OverrideParseException as error:
+        raise ConfigError(f"cannot read the override {error.override!r}") from error
+    values = [
+        [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
+        if one.is_sweep_override()
+        else [str(one.input_line)]
+        for one in parsed
+    ]
+    return [list(job) for job in itertools.product(*values)]
+
+
+def _known_errors() -> tuple[type[Exception], ...]:
+    from results.record import RecordError
+    from results.store import StoreError
+    from results.table import TableError
+
+    return (RecordError, StoreError, TableError)
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {what}" for verb, what in VERBS.items()]
+    return (
+        "randlora: compare parameter-efficient fine-tuning methods at equal budgets.\n\n"
+        "usage: randlora VERB [group=choice] [group.field=value] ...\n\n"
+        + "\n".join(lines)
+        + "\n\nrandlora VERB --help shows what a verb does, with examples."
+    )
+
+
+def _help(module: ModuleType) -> str:
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.load(CONF / f"{module.CONFIG}.yaml")
+    groups = [str(next(iter(entry))) for entry in config.get("defaults", []) if not isinstance(entry, str)]
+    lines = [(module.__doc__ or "").strip(), ""]
+    plain = [group for group in dict.fromkeys(groups) if "@" not in group]
+    if plain:
+        lines.append("Config groups (choose with group=choice, change a field with group.field=value):")
+        for group in plain:
+            choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+            lines.append(f"  {group:<10} {', '.join(choices)}")
+    fields = [
+        f"{key}={'…' if OmegaConf.is_missing(config, str(key)) else config[key]}"
+        for key in config
+        if _is_field(config, key)
+    ]
+    if fields:
+        lines.append(f"Fields: {', '.join(fields)}")
+    lines.append("Hydra's flags work: -m (multirun), --cfg job (print the configuration), --info.")
+    return "\n".join(lines)
+
+
+def _is_field(config: object, key: object) -> bool:
+    from omegaconf import OmegaConf
+
+    if key in ("defaults", "hydra"):
+        return False
+    return OmegaConf.is_missing(config, str(key)) or not OmegaConf.is_config(config[key])  # type: ignore[index]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,231 @@
+"""One run from its data to its record."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from randlora.data.cache import DecodedCache
+from randlora.data.shots import few_shot, fraction, split_validation
+from randlora.inject import Adaptation, fingerprint
+from randlora.seeds import seed_for
+from randlora.storage import save_adapter
+from randlora.tasks.base import Objective, Vocabulary
+from results.record import Parameters, Record, Timing
+from results.store import RecordStore
+from runners.checkpoint import Checkpointer
+from runners.evaluate import Predictions, predict
+from runners.machine import ROOT
+from runners.memory import MemoryMeter
+from runners.plan import Run
+from runners.provenance import provenance
+from runners.trainer import OnStep, TrainingClock, TrainingData, train
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from randlora.data.decode import DecodedSplit
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """What runs of one process share: decoded data, the record store, and how to stop."""
+
+    store: RecordStore
+    stop: Callable[[], bool]
+    on_step: OnStep
+    cache: DecodedCache = field(default_factory=DecodedCache)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """The images of a run: those it trains on, and those it is judged by."""
+
+    train: TrainingData
+    judged: DecodedSplit
+    name: str
+    digests: Mapping[str, str]
+    skipped: Mapping[str, int]
+
+
+def execute(run: Run, bench: Bench) -> Record:
+    """Train and evaluate a run, write its record and return it. What goes wrong inside the run becomes a failed record.
+
+    Raises:
+        Interrupted: if the run was asked to stop; its state is kept and no record is written.
+        StoreError: if the record cannot be written.
+    """
+    began = time.perf_counter()
+    folder = bench.store.folder(run.id)
+    log = run.logger.open(id=run.id, folder=folder, config=run.config)
+    facts: dict[str, Any] = {}
+    try:
+        outcome = _outcome(run, bench, facts, log_step=log.step)
+    except Exception as error:
+        outcome = {"status": "failed", "reason": _reason(error)}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "failure.txt").write_text(traceback.format_exc(), encoding="utf-8")
+    source = provenance(run.machine, data_digests=facts.get("digests", {}), weights_digest=facts.get("weights"))
+    if "timing" in outcome:
+        outcome["timing"]["total_s"] = time.perf_counter() - began
+        outcome["timing"] = Timing(**outcome["timing"])
+    record = Record(id=run.id, key=run.key, config=run.config, provenance=source, **outcome)
+    bench.store.write(record)
+    log.finish({"status": record.status, "metrics": dict(record.metrics), "id": record.id})
+    _checkpointer(run, bench).clear()
+    return record
+
+
+def _outcome(run: Run, bench: Bench, facts: dict[str, Any], *, log_step: Callable[..., None]) -> dict[str, Any]:
+    began = time.perf_counter()
+    accelerator = run.machine.prepare()
+    device = accelerator.device
+    meter = MemoryMeter(device)
+    with meter.phase("load"):
+        facts["weights"] = run.backbone.weights_digest(root=ROOT)
+        model = run.backbone.build(root=ROOT, device=device, seed=seed_for(run.seed, "weights"))
+        splits = _splits(run, bench, model, device)
+        facts["digests"] = splits.digests
+        vocabulary = Vocabulary(classes=run.dataset.classes, prompt=run.dataset.prompt, templates=run.dataset.templates)
+        objective = run.recipe.task.build(backbone=run.backbone, model=model, vocabulary=vocabulary, seed=run.seed)
+        adaptation = run.solution.method.apply(model, run.backbone.targets_of(model), seed=run.seed)
+    loaded_s = time.perf_counter() - began
+    counts = _parameters(run, adaptation, objective)
+    before = fingerprint(adaptation.frozen())
+    clock = TrainingClock()
+    if counts["adapter"] + counts["head"] > 0:
+        with meter.phase("train"):
+            clock = _train(run, bench, objective, adaptation, splits.train, accelerator, log_step=log_step)
+    changed = [name for name, sums in fingerprint(adaptation.frozen()).items() if sums != before[name]]
+    if changed:
+        raise RuntimeError(f"{len(changed)} frozen tensors changed during training, among them '{changed[0]}'")
+    counts["saved_bytes"] = _save(run, bench, adaptation, objective)
+    adaptation.merge()
+    evaluated = time.perf_counter()
+    with meter.phase("evaluation"):
+        found = _judge(run, objective, splits, device)
+    bench.store.write_predictions(run.id, found.frame())
+    timing = {**clock.summary(), "load_s": loaded_s, "eval_s": time.perf_counter() - evaluated}
+    return {
+        "status": "ok",
+        "metrics": {f"{splits.name}/top1": found.top1()},
+        "checks": {"frozen_unchanged": True, "count_as_predicted": counts["predicted"] == counts["adapter"]},
+        "notes": tuple(
+            f"{count} unreadable images of the {split} split were left out" for split, count in splits.skipped.items()
+        ),
+        "parameters": Parameters(**counts),
+        "memory": meter.memory(),
+        "timing": timing,
+    }
+
+
+def _splits(run: Run, bench: Bench, model: torch.nn.Module, device: torch.device) -> Splits:
+    recipe, size = run.recipe, run.backbone.image_size(model)
+    mean, std = run.backbone.image_statistics(model)
+    everything = bench.cache.get(run.dataset, split="train", size=size, root=run.machine.data_path)
+    labels, seed = everything.labels, seed_for(run.seed, "data")
+    held_out = None
+    if recipe.evaluate_on == "validation":
+        held_out = split_validation(labels, seed=seed, per_class=recipe.validation_per_class)
+    if recipe.shots is not None:
+        chosen = few_shot(labels, recipe.shots, seed=seed, held_out=held_out, classes=run.dataset.classes)
+    else:
+        chosen = fraction(labels, recipe.fraction, seed=seed, held_out=held_out)
+    digests, skipped = {"train": everything.digest}, {"train": len(everything.skipped)}
+    if held_out is not None:
+        judged, name = everything.subset(held_out), "validation"
+    else:
+        judged, name = bench.cache.get(run.dataset, split="test", size=size, root=run.machine.data_path), "test"
+        digests["test"], skipped["test"] = judged.digest, len(judged.skipped)
+    images, chosen_labels = everything.images[chosen].to(device), labels[chosen].to(device)
+    return Splits(
+        train=TrainingData(images=images, labels=chosen_labels, mean=mean, std=std),
+        judged=judged,
+        name=name,
+        digests=digests,
+        skipped={split: count for split, count in skipped.items() if count},
+    )
+
+
+def _train(
+    run: Run,
+    bench: Bench,
+    objective: Objective,
+    adaptation: Adaptation,
+    data: TrainingData,
+    accelerator: Accelerator,
+    *,
+    log_step: Callable[..., None],
+) -> TrainingClock:
+    def on_step(done: int, total: int, values: Mapping[str, float]) -> None:
+        if values:
+            log_step(done, values)
+        bench.on_step(done, total, values)
+
+    return train(
+        objective,
+        backbone=adaptation.trainable(),
+        recipe=run.recipe,
+        data=data,
+        accelerator=accelerator,
+        seed=seed_for(run.seed, "training"),
+        checkpointer=_checkpointer(run, bench),
+        on_step=on_step,
+        stop=bench.stop,
+    )
+
+
+def _checkpointer(run: Run, bench: Bench) -> Checkpointer:
+    return Checkpointer(
+        bench.store.folder(run.id) / "checkpoint.pt",
+        run=run.id,
+        every_s=run.machine.checkpoint_every_s,
+        every_steps=run.machine.checkpoint_every_steps,
+    )
+
+
+def _parameters(run: Run, adaptation: Adaptation, objective: Objective) -> dict[str, Any]:
+    adapter = adaptation.n_trainable()
+    head = sum(parameter.numel() for parameter in objective.head.parameters())
+    total = sum(parameter.numel() for parameter in objective.parameters())
+    return {
+        "adapter": adapter,
+        "head": head,
+        "frozen": total - adapter - head,
+        "predicted": run.solution.reached,
+        "budget_asked": run.solution.asked,
+        "budget_reached": run.solution.reached if run.solution.asked is not None else None,
+        "budget_note": run.solution.note,
+    }
+
+
+def _save(run: Run, bench: Bench, adaptation: Adaptation, objective: Objective) -> int | None:
+    head = dict(objective.head.named_parameters())
+    if not adaptation.trainable() and not head:
+        return None
+    path = bench.store.folder(run.id) / "adapter.safetensors"
+    size = save_adapter(path, adaptation, head=head)
+    if not run.machine.keep_weights:
+        path.unlink()
+    return size
+
+
+def _judge(run: Run, objective: Objective, splits: Splits, device: torch.device) -> Predictions:
+    return predict(
+        objective,
+        splits.judged,
+        mean=splits.train.mean,
+        std=splits.train.std,
+        batch_size=run.machine.evaluation_batch_size,
+        device=device,
+    )
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -1,0 +1,67 @@
+"""Where a number comes from: commit, versions, device, command."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from results.record import Provenance
+from runners.machine import ROOT, Machine
+
+PACKAGES = ("torch", "accelerate", "open_clip_torch", "timm", "transformers", "datasets", "hydra-core", "pandas")
+
+
+def provenance(machine: Machine, *, data_digests: Mapping[str, str], weights_digest: str | None) -> Provenance:
+    """Return the provenance of a run that starts now."""
+    device = machine.torch_device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return Provenance(
+        commit=_git("rev-parse", "HEAD"),
+        dirty=None if (changes := _git("status", "--porcelain", "--untracked-files=no")) is None else bool(changes),
+        versions=_versions(),
+        device=f"{device.type}: {name}",
+        threads=torch.get_num_threads(),
+        precision=machine.training_precision(),
+        data_digests=dict(data_digests),
+        weights_digest=weights_digest,
+        command=shlex.join(["randlora", *sys.argv[1:]]),
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+@cache
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:  # noqa: PTH123 - a kernel file, not a path of ours
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

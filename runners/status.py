@@ -1,0 +1,45 @@
+"""randlora status: one line per table: how many cells are ok, missing, failed, skipped or stale.
+
+Stale: there is a record under the same name whose configuration has changed since.
+
+Examples:
+  randlora status
+  randlora status table=demo format=json
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from omegaconf import DictConfig
+
+from runners.formats import FORMATS, check_format, rows_text
+from runners.tables import names, plan_table, store_of
+
+CONFIG = "status"
+STATES = ("ok", "missing", "failed", "skipped", "stale")
+
+
+def main(config: DictConfig) -> int:
+    """Print the state of every table; return 0."""
+    check_format(config.format, FORMATS)
+    scan = store_of(config.records).scan()
+    rows = []
+    for name in [config.table] if config.table else names():
+        table = plan_table(name).roll_up(scan)
+        counts = {state: int(table.counts.get(state, 0)) for state in STATES}
+        rows.append({"table": name, "cells": sum(counts.values()), **counts})
+    print(rows_text(rows, config.format))
+    if config.format == "text":
+        _print_failures(scan)
+    for problem in scan.problems:
+        print(f"warning: {problem.path} cannot be used: {problem.reason}", file=sys.stderr)
+    return 0
+
+
+def _print_failures(scan: Any) -> None:
+    failed = [record for record in scan.records.values() if record.status == "failed"]
+    for record in failed:
+        key = record.key
+        print(f"failed: {record.id} {key.method} on {key.dataset}, seed {key.seed}: {record.reason}")

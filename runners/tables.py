@@ -1,0 +1,67 @@
+"""Table files and the runs they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from results.rollup import Table, roll_up
+from results.store import RecordStore, Scan
+from results.table import Planned, TableError, TableSpec, find_table, load_table
+from runners.compose import ConfigError, compose_many
+from runners.machine import ROOT
+from runners.plan import identify
+
+EXPERIMENTS = ROOT / "experiments"
+TABLES = ROOT / "results" / "tables"
+PUBLISHED = ROOT / "results" / "published"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTable:
+    """A table file with the composed config of each of its cells."""
+
+    spec: TableSpec
+    planned: tuple[Planned, ...]
+    configs: tuple[DictConfig, ...]
+
+    def roll_up(self, scan: Scan) -> Table:
+        """Return the table of the records."""
+        return roll_up(self.spec, self.planned, scan.records)
+
+
+def plan_table(name: str, *, forwarded: Sequence[str] = ()) -> PlannedTable:
+    """Compose every cell of a table.
+
+    Args:
+        name: a file of ``experiments/`` without its ending.
+        forwarded: overrides outside the runs' identity, such as ``machine.device=cpu``, for every cell.
+
+    Raises:
+        ConfigError: if there is no such table, its file is not valid, or a cell does not compose.
+    """
+    try:
+        spec = load_table(find_table(name, EXPERIMENTS))
+    except TableError as error:
+        raise ConfigError(str(error)) from error
+    cells = spec.cells()
+    try:
+        configs = compose_many("config", [[*cell.overrides, *forwarded] for cell in cells])
+    except ConfigError as error:
+        raise ConfigError(f"table {name}: {error}") from error
+    identities = [identify(config) for config in configs]
+    planned = tuple(Planned(cell=cell, id=id, key=key) for cell, (id, key) in zip(cells, identities, strict=True))
+    return PlannedTable(spec=spec, planned=planned, configs=tuple(configs))
+
+
+def names() -> list[str]:
+    """Return the names of all tables."""
+    return sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+
+
+def store_of(folder: str | Path) -> RecordStore:
+    """Return the record store of a folder, relative to the suite's root."""
+    return RecordStore(ROOT / Path(folder).expanduser())
