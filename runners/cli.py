@@ -68,7 +68,7 @@ def _through_hydra(module: ModuleType, arguments: Sequence[str]) -> int:
     overrides = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
     multirun = "-m" in arguments or "--multirun" in arguments
     for job in _jobs(overrides) if multirun else [overrides]:
-        compose(module.CONFIG, [one for one in job if not one.startswith("hydra")])
+        compose(module.CONFIG, job)
     codes: list[int] = []
 
     def task(_: object) -> None:
@@ -79,8 +79,10 @@ def _through_hydra(module: ModuleType, arguments: Sequence[str]) -> int:
             print(f"error: {error}", file=sys.stderr)
             codes.append(2)
 
-    sys.argv = ["randlora", *arguments, f"hydra.sweep.dir={ROOT / 'results' / 'multirun'}", "hydra.sweep.subdir=."]
-    sys.argv += ["hydra.output_subdir=null", "hydra.run.dir=.", "hydra/job_logging=disabled"]
+    own = [f"hydra.sweep.dir={ROOT / 'results' / 'multirun'}", "hydra.sweep.subdir=.", "hydra.output_subdir=null"]
+    flags = [argument for argument in arguments if argument not in overrides]
+    # argparse takes the overrides in one piece only, so they come before the flags
+    sys.argv = ["randlora", *own, "hydra.run.dir=.", "hydra/job_logging=disabled", *overrides, *flags]
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=module.CONFIG)(task)()
     return max(codes, default=0)
 

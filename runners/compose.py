@@ -84,7 +84,7 @@ def choices(config: DictConfig) -> dict[str, str]:
 def _instantiate(config: DictConfig, key: str) -> Any:
     missing = OmegaConf.missing_keys(config[key])
     if missing:
-        raise ConfigError(f"{key} needs {', '.join(f'{key}.{name}=…' for name in sorted(missing))}")
+        raise ConfigError(f"{key} needs {', '.join(f'{name}=…' for name in sorted(missing))}")
     try:
         return hydra.utils.instantiate(config[key], _convert_="all")
     except InstantiationException as error:
@@ -95,28 +95,34 @@ def _instantiate(config: DictConfig, key: str) -> Any:
 
 
 def _explain(name: str, overrides: Sequence[str], error: Exception, *, conf: Path) -> str:
-    """Return Hydra's message with the valid keys added where it leaves them out."""
-    text = str(error).splitlines()[0]
-    parser = OverridesParser.create()
+    """Return what is wrong with the first override that cannot be meant, with what is valid in its place."""
     groups = {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in conf.iterdir() if path.is_dir()}
-    top = sorted(str(key) for key in OmegaConf.load(conf / f"{name}.yaml") if key != "defaults")
-    for override in overrides:
-        parsed = parser.parse_overrides([override])[0]
-        key = parsed.key_or_group
+    top = {str(key) for key in OmegaConf.load(conf / f"{name}.yaml") if key != "defaults"}
+    used = {str(next(iter(entry))) for entry in OmegaConf.load(conf / f"{name}.yaml").get("defaults", []) if entry != "_self_"}
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.key_or_group
+        if override.is_add() or override.is_delete() or key.startswith("hydra"):
+            continue
+        if key in groups and override.value() not in groups[key]:
+            return f"{key}={override.value()}: there is no such {key}; valid: {', '.join(groups[key])}"
         head, *rest = key.split(".")
-        if not rest and key in groups and parsed.value() not in groups[key] and f"{key}/" in text + str(error):
-            return f"{key}={parsed.value()}: there is no such {key}; valid: {', '.join(groups[key])}"
-        if not rest and key not in groups and key not in top and key.partition("@")[0] not in groups:
-            return f"unknown key {key!r}; valid: {', '.join(sorted({*groups, *top}))}"
-        if rest and repr(rest[-1]) in str(error) and head in groups:
-            return f"unknown key {key!r}; {_fields(name, head, overrides, near=rest[-1])}"
+        if not rest and key not in top and key not in used and override.package is None:
+            return f"unknown key {key!r}; valid: {', '.join(sorted(used | top))}"
+        if rest and (problem := _unknown_field(name, key, overrides)):
+            return problem
     return str(error).replace("\n", " ")
 
 
-def _fields(name: str, group: str, overrides: Sequence[str], *, near: str) -> str:
-    kept = [one for one in overrides if "." not in one.partition("=")[0]]
-    config = hydra.compose(name, kept)
-    fields = [str(field) for field in config.get(group) or {} if field != "_target_"]
-    guess = difflib.get_close_matches(near, fields, n=1)
-    hint = f"did you mean {group}.{guess[0]}? " if guess else ""
-    return f"{hint}{group} has: {', '.join(fields) or 'no fields'}"
+def _unknown_field(name: str, key: str, overrides: Sequence[str]) -> str | None:
+    """Return what is wrong with a dotted key, or None; composes without any dotted override."""
+    node: Any = hydra.compose(name, [one for one in overrides if "." not in one.partition("=")[0]])
+    path = key.split(".")
+    for depth, part in enumerate(path):
+        fields = [str(field) for field in node if field != "_target_"] if OmegaConf.is_dict(node) else []
+        if part not in fields:
+            parent = ".".join(path[:depth])
+            near = difflib.get_close_matches(part, fields, n=1)
+            hint = f"did you mean {parent}.{near[0]}? " if near else ""
+            return f"unknown key {key!r}; {hint}{parent or 'the config'} has: {', '.join(fields) or 'no fields'}"
+        node = node[part] if not OmegaConf.is_missing(node, part) else None
+    return None

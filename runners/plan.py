@@ -55,13 +55,14 @@ def check_run(config: DictConfig) -> Run:
 
     Raises:
         ConfigError: for a field out of range, a target pattern that matches nothing, a rank that does not fit, a budget out of
-            reach, or a method and a task that make no sense together.
+            reach, a method and a task that make no sense together, or a device that is not there.
     """
     if not isinstance(config.seed, int) or isinstance(config.seed, bool):
         raise ConfigError(f"seed={config.seed}: valid: a whole number")
     objects = instantiate(config)
     method, recipe, backbone = objects["method"], objects["recipe"], objects["backbone"]
     try:
+        objects["machine"].torch_device()
         method.check_task(has_head=recipe.task.has_head)
         targets = skeleton_targets(backbone)
         solution = objects["budget"].solve(method, targets)

@@ -1,0 +1,52 @@
+"""Contract 3: the closed form of the number of trainable parameters is what the modules hold."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from configs import ADAPTER_METHODS, METHODS
+from tiny_models import adapt, fitted, targets_of
+
+from randlora.adapter import AdapterMethod, Site
+from randlora.methods.randlora import BASIS_COUNTS, RandLoRA
+
+SHAPES = {"square": (12, 12), "tall": (20, 12), "wide": (12, 20), "not dividing": (13, 7), "narrow": (5, 40)}
+
+
+def check(method: AdapterMethod, site: Site) -> None:
+    shared = method.shared([site], 1)
+    adapter = method.adapt(site, shared, torch.Generator().manual_seed(2))
+    assert sum(parameter.numel() for parameter in adapter.parameters()) == method.n_trainable(site)
+    left, right = adapter.factors()
+    assert left.shape[0] == site.out_features
+    assert right.shape[1] == site.in_features
+    assert adapter.delta().shape == (site.out_features, site.in_features)
+    assert all(parameter.dtype == torch.float32 and parameter.device.type == "cpu" for parameter in adapter.parameters())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ADAPTER_METHODS)
+def test_closed_form_is_the_count_of_the_module(name: str, shape: str, size: int) -> None:
+    rows, columns = SHAPES[shape]
+    check(fitted(ADAPTER_METHODS[name], size), Site(name="w", out_features=rows, in_features=columns))
+
+
+@pytest.mark.parametrize("rank", [1, 4, 5, 7])
+@pytest.mark.parametrize("basis_count", BASIS_COUNTS)
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if isinstance(method, RandLoRA)])
+def test_every_rule_for_the_number_of_bases_counts(name: str, basis_count: str, rank: int) -> None:
+    method = dataclasses.replace(ADAPTER_METHODS[name], basis_count=basis_count, rank=rank)
+    for rows, columns in SHAPES.values():
+        if rank <= min(rows, columns):
+            check(method, Site(name="w", out_features=rows, in_features=columns))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_count_on_targets_is_the_count_of_the_adaptation(name: str) -> None:
+    adaptation = adapt(METHODS[name])
+    targets = targets_of(type(adaptation.model)())
+    assert adaptation.method.count(targets) == adaptation.n_trainable()
+    assert adaptation.n_trainable() == sum(p.numel() for p in adaptation.model.parameters() if p.requires_grad)

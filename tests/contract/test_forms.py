@@ -1,0 +1,166 @@
+"""Contract 7: activation form equals weight form, gradients are exact, and an adapted weight is formed once per forward."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import torch
+from configs import ADAPTER_METHODS, METHODS
+from test_counts import SHAPES
+from tiny_models import LINEAR_SITES, SITES, adapt, fitted, inputs, perturb, train
+from torch import Tensor
+
+from randlora.adapter import Adapter, Site
+from randlora.contraction import runs_on_activations
+
+
+@pytest.fixture
+def formed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[int]]:
+    """Counts how often each adapter forms its weight."""
+    counts: Counter[int] = Counter()
+    original = Adapter.adapted
+
+    def counted(self: Adapter, weight: Tensor) -> Tensor:
+        counts[id(self)] += 1
+        return original(self, weight)
+
+    monkeypatch.setattr(Adapter, "adapted", counted)
+    return counts
+
+
+@pytest.mark.parametrize("name", ADAPTER_METHODS)
+def test_activation_form_equals_weight_form(name: str, formed: Counter[int]) -> None:
+    results = []
+    for contraction in ("weight", "activation", "auto"):
+        method = dataclasses.replace(ADAPTER_METHODS[name], contraction=contraction)
+        adaptation = adapt(method, dtype=torch.float64, patterns=LINEAR_SITES)
+        perturb(adaptation)
+        x = inputs(dtype=torch.float64).requires_grad_()
+        formed.clear()
+        y = adaptation.model(x)
+        assert sum(formed.values()) == {"weight": len(LINEAR_SITES), "activation": 0}.get(contraction, formed.total())
+        y.square().sum().backward()
+        gradients = {key: parameter.grad for key, parameter in adaptation.trainable().items()}
+        results.append({"y": y.detach(), "x": x.grad, **gradients})
+    reference, *others = results
+    for other in others:
+        for key, value in reference.items():
+            assert (other[key] - value).abs().max() <= 1e-12 * max(1.0, float(value.abs().max())), key
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ADAPTER_METHODS)
+def test_gradients_are_exact(name: str, shape: str) -> None:
+    rows, columns = SHAPES[shape]
+    site = Site(name="w", out_features=rows, in_features=columns)
+    method = fitted(ADAPTER_METHODS[name], min(3, site.short))
+    adapter = method.adapt(site, method.shared([site], 1), torch.Generator().manual_seed(2)).double()
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    weight = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda *_: adapter.adapted(weight), tuple(adapter.parameters()))
+
+
+@pytest.mark.parametrize("mode", ["train", "eval with gradients", "eval"])
+@pytest.mark.parametrize("name", ADAPTER_METHODS)
+def test_attention_reads_its_adapted_weight_once(name: str, mode: str, formed: Counter[int]) -> None:
+    adaptation = adapt(ADAPTER_METHODS[name], patterns=["attention.in_proj_weight", "attention.out_proj.weight"])
+    adaptation.model.train(mode == "train")
+    for _ in range(2):
+        formed.clear()
+        with torch.set_grad_enabled(mode != "eval"):
+            adaptation.model(inputs())
+        assert formed == {id(adapter): 1 for adapter in adaptation.adapters.values()}
+
+
+@pytest.mark.parametrize("name", ADAPTER_METHODS)
+def test_a_failed_forward_leaves_nothing_behind(name: str) -> None:
+    adaptation = adapt(ADAPTER_METHODS[name])
+    perturb(adaptation)
+    with torch.no_grad():
+        expected = adaptation.model(inputs())
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            adaptation.model.wide(inputs())
+        with pytest.raises(AssertionError):
+            adaptation.model.attention(inputs(), inputs(), inputs())
+        perturb(adaptation, seed=9)
+        changed = adaptation.model(inputs())
+    assert not torch.equal(changed, expected)
+    assert not torch.equal(adaptation.model.wide.weight, adapt(ADAPTER_METHODS[name]).model.wide.weight)
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.trains_backbone])
+def test_bfloat16_autocast_trains_float32_numbers(name: str) -> None:
+    adaptation = adapt(METHODS[name])
+    adaptation.model.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = train(adaptation, steps=15)
+    assert losses[-1] < 0.97 * losses[0]
+    for parameter in adaptation.trainable().values():
+        assert parameter.dtype == torch.float32
+        assert parameter.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ADAPTER_METHODS)
+def test_a_half_precision_model_keeps_float32_adapters(name: str) -> None:
+    adaptation = adapt(ADAPTER_METHODS[name], dtype=torch.bfloat16)
+    losses = train(adaptation, steps=10)
+    assert losses[-1] < losses[0]
+    assert {parameter.dtype for parameter in adaptation.trainable().values()} == {torch.float32}
+    assert adaptation.model(inputs(dtype=torch.bfloat16)).dtype == torch.bfloat16
+    adaptation.merge()
+    assert {parameter.dtype for parameter in adaptation.model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", ADAPTER_METHODS)
+def test_checkpointed_blocks_give_the_same_gradients(name: str) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    gradients = []
+    for recompute in (False, True):
+        adaptation = adapt(ADAPTER_METHODS[name], dtype=torch.float64)
+        perturb(adaptation)
+        x = inputs(dtype=torch.float64)
+        y = checkpoint(adaptation.model, x, use_reentrant=False) if recompute else adaptation.model(x)
+        y.square().sum().backward()
+        gradients.append({key: parameter.grad for key, parameter in adaptation.trainable().items()})
+    plain, recomputed = gradients
+    assert all(torch.equal(plain[key], recomputed[key]) for key in plain)
+
+
+def test_auto_takes_activations_for_few_tokens_and_weights_for_many() -> None:
+    site = Site(name="w", out_features=768, in_features=768)
+    for training in (True, False):
+        choices = [
+            runs_on_activations("auto", site=site, inner=768, tokens=tokens, training=training)
+            for tokens in (1, 50, 6400, 100_000)
+        ]
+        assert choices == [True, True, False, False]
+    fused = Site(name="a", out_features=768, in_features=768, linear=False)
+    for tokens in (1, 6400):
+        assert not runs_on_activations("auto", site=fused, inner=768, tokens=tokens, training=True)
+        assert not runs_on_activations("weight", site=site, inner=768, tokens=tokens, training=True)
+        assert runs_on_activations("activation", site=site, inner=768, tokens=tokens, training=True)
+
+
+def test_a_low_rank_update_stays_on_activations_in_training() -> None:
+    site = Site(name="w", out_features=768, in_features=3072)
+    assert runs_on_activations("auto", site=site, inner=8, tokens=6400, training=True)
+    assert not runs_on_activations("auto", site=site, inner=8, tokens=6400, training=False)
+
+
+@pytest.mark.parametrize("name", ADAPTER_METHODS)
+def test_auto_follows_the_number_of_tokens(name: str, formed: Counter[int]) -> None:
+    adaptation = adapt(ADAPTER_METHODS[name])
+    with torch.no_grad():
+        adaptation.model(inputs(tokens=1)[:1])
+        few = formed.total()
+        formed.clear()
+        adaptation.model(inputs(tokens=2000))
+    assert few == 1
+    assert formed.total() == len(SITES)

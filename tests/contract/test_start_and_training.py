@@ -1,0 +1,91 @@
+"""Contracts 1 and 2: where a method starts, and what training changes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from configs import ADAPTER_METHODS, METHODS
+from tiny_models import Tiny, adapt, inputs, train
+
+from randlora.inject import fingerprint
+from randlora.methods.frozen import Frozen
+
+STARTS_ELSEWHERE = {
+    "nola": "start=mean: NoLA's vision code sets all coefficients of both factors to 1/k, so the update starts small",
+}
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in STARTS_ELSEWHERE])
+def test_starts_bitwise_equal_to_the_base(name: str, training: bool) -> None:
+    adaptation = adapt(METHODS[name])
+    for tokens in (1, 5, 400):
+        x = inputs(tokens=tokens)
+        with torch.no_grad():
+            expected = Tiny().train(training)(x)
+            assert torch.equal(adaptation.model.train(training)(x), expected)
+
+
+@pytest.mark.parametrize("name", STARTS_ELSEWHERE)
+def test_a_start_elsewhere_is_small_and_explained(name: str) -> None:
+    adaptation = adapt(ADAPTER_METHODS[name])
+    x = inputs()
+    with torch.no_grad():
+        base = Tiny().eval()(x)
+        difference = (adaptation.model(x) - base).norm() / base.norm()
+        for adapter in adaptation.adapters.values():
+            assert adapter.delta().abs().max() > 0
+    assert 0 < difference < 3
+    assert "start" in STARTS_ELSEWHERE[name]
+
+
+def test_nola_can_start_at_zero() -> None:
+    method = dataclasses.replace(ADAPTER_METHODS["nola"], start="zero")
+    with torch.no_grad():
+        assert torch.equal(adapt(method).model(inputs()), Tiny().eval()(inputs()))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", METHODS)
+def test_training_moves_what_is_trainable_and_nothing_else(name: str, training: bool) -> None:
+    adaptation = adapt(METHODS[name])
+    adaptation.model.train(training)
+    before = {key: parameter.detach().clone() for key, parameter in adaptation.trainable().items()}
+    frozen = fingerprint(adaptation.frozen())
+    losses = train(adaptation, steps=4)
+    assert fingerprint(adaptation.frozen()) == frozen
+    for key, parameter in adaptation.trainable().items():
+        assert not torch.equal(parameter, before[key]), f"{key} has not moved"
+    if isinstance(METHODS[name], Frozen):
+        assert not before
+        assert not any(parameter.requires_grad for parameter in adaptation.model.parameters())
+    else:
+        assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_tensor_is_either_trainable_or_watched(name: str) -> None:
+    adaptation = adapt(METHODS[name])
+    trainable = {id(parameter) for parameter in adaptation.trainable().values()}
+    frozen = {id(tensor) for _, tensor in adaptation.frozen()}
+    everything = {id(tensor) for tensor in [*adaptation.model.parameters(), *adaptation.model.buffers()]}
+    assert trainable | frozen == everything
+    assert not trainable & frozen
+    assert trainable == {id(parameter) for parameter in adaptation.model.parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("name", ADAPTER_METHODS)
+def test_a_changed_frozen_number_changes_the_fingerprint(name: str) -> None:
+    adaptation = adapt(METHODS[name])
+    before = fingerprint(adaptation.frozen())
+    for key, tensor in adaptation.frozen():
+        with torch.no_grad():
+            entry = tensor.view(-1)[-1:]
+            kept = entry.clone()
+            entry.copy_(torch.nextafter(kept, kept + 1))
+            after = fingerprint(adaptation.frozen())
+            assert {name for name in before if before[name] != after[name]} == {key}
+            entry.copy_(kept)
+    assert fingerprint(adaptation.frozen()) == before
