@@ -11,8 +11,8 @@ def main() -> int:
     """Run the suite's command line, or say how to get it."""
     if importlib.util.find_spec("runners") is None:
         print(
-            "The command line belongs to the suite, which runs from a checkout of the repository: clone it and run `make setup`. "
-            "This installation holds the library alone (import randlora).",
+            "The command line belongs to the suite, which runs from a checkout of the repository: clone it and run "
+            "`make setup`. This installation holds the library alone (import randlora).",
             file=sys.stderr,
         )
         return 2

@@ -27,7 +27,8 @@ class Site:
     """One weight matrix of a model that may be adapted.
 
     Attributes:
-        name: full parameter name in the unadapted model, such as ``visual.transformer.resblocks.0.attn.in_proj_weight``.
+        name: full parameter name in the unadapted model, such as
+            ``visual.transformer.resblocks.0.attn.in_proj_weight``.
         out_features: rows of the matrix as it acts on column vectors.
         in_features: columns of the matrix.
         transposed: the model stores the matrix as ``in x out`` (Hugging Face ``Conv1D``).
@@ -109,8 +110,8 @@ class Method(ABC):
     def apply(self, model: nn.Module, targets: Targets, *, seed: int) -> Adaptation:
         """Freeze the model, make its trainable part, and return the handle to both."""
 
-    def check_task(self, *, has_head: bool) -> None:
-        """Raise ValueError where the method makes no sense with a task that trains a head, or with one that does not."""
+    def check_task(self, *, has_head: bool) -> None:  # noqa: B027 - most methods go with any task
+        """Raise ValueError where the method makes no sense with a task that trains a head, or that does not."""
 
     def resized(self, size: int) -> Self:
         """Return the method with its size field replaced."""

@@ -4,8 +4,8 @@ Each row has a stream of its own and is filled from the left. A larger matrix th
 layer sees depends on the seed alone: not on the other layers, the device, the default dtype or the global generator.
 
 The published code draws Kaiming-uniform values and divides the whole stack by its empirical standard deviation (paper
-section 4.2 and appendix C.5.1); here the standard deviation is the exact one of the distribution, which is what makes the
-values independent of how many are drawn.
+section 4.2 and appendix C.5.1); here the standard deviation is the exact one of the distribution, which is what makes
+the values independent of how many are drawn.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def random_rows(
         columns: number of columns; the first *j* entries of a row are the same for every number of columns.
         seed: seed of the run.
         purpose: which basis this is, such as ``"left"``.
-        distribution: ``uniform`` on (-sqrt 3, sqrt 3), ``normal``, or ``ternary``: -1 and +1 with probability 1/s each, else
-            0, divided by its standard deviation (paper section 6.4); s = 2 is the binary basis.
+        distribution: ``uniform`` on (-sqrt 3, sqrt 3), ``normal``, or ``ternary``: -1 and +1 with probability 1/s
+            each, else 0, divided by its standard deviation (paper section 6.4); s = 2 is the binary basis.
         sparsity: *s* of the ternary distribution, at least 2.
 
     Raises:
@@ -46,7 +46,7 @@ def random_rows(
         raise ValueError(
             f"sparsity = {sparsity}: a ternary basis needs s of 2 or more (2 is binary, 6 leaves 1/3 non-zero)"
         )
-    uniform = torch.empty(rows, columns, dtype=torch.float32)
+    uniform = torch.empty(rows, columns, dtype=torch.float32, device="cpu")
     for row in range(rows):
         uniform[row].uniform_(generator=generator_for(seed, "basis", purpose, row))
     if distribution == "uniform":
@@ -57,3 +57,8 @@ def random_rows(
     plus = (uniform < 1 / sparsity).float()
     minus = (uniform >= 1 - 1 / sparsity).float()
     return (plus - minus).mul_(sqrt(sparsity / 2))
+
+
+def filled(*shape: int, value: float) -> Tensor:
+    """Return a constant float32 tensor on the CPU, whatever the default dtype and device are."""
+    return torch.full(shape, value, dtype=torch.float32, device="cpu")

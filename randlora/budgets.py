@@ -92,8 +92,8 @@ def fit(method: Method, targets: Targets, *, asked: int, allow_over: bool = Fals
     if not allowed:
         smallest = min(counts.values())
         raise ValueError(
-            f"a budget of {asked:,} parameters is out of reach of {type(method).__name__}, which trains {smallest:,} or "
-            f"more on these {len(targets.sites)} sites; raise the budget or set budget.allow_over=true"
+            f"a budget of {asked:,} parameters is out of reach of {type(method).__name__}, which trains {smallest:,} "
+            f"or more on these {len(targets.sites)} sites; raise the budget or set budget.allow_over=true"
         )
     size = min(allowed, key=lambda size: (abs(allowed[size] - asked), size))
     reached = allowed[size]

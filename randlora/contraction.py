@@ -12,8 +12,8 @@ def runs_on_activations(contraction: Contraction, *, site: Site, inner: int, tok
     """Return whether a call should add ``(x right^T) left^T`` instead of forming the adapted weight.
 
     Counts multiply-adds beyond the frozen layer, with k = ``inner`` the width between the factors:
-    activation form ``T k (in + out)`` forward and about twice that backward; weight form ``k in out`` forward, and backward
-    the weight gradient ``T in out`` and the gradients of the factors.
+    activation form ``T k (in + out)`` forward and about twice that backward; weight form ``k in out`` forward, and
+    backward the weight gradient ``T in out`` and the gradients of the factors.
 
     Args:
         contraction: the method's setting; ``auto`` compares the counts.

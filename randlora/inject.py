@@ -19,8 +19,8 @@ from randlora.seeds import generator_for, seed_for
 class AdaptedWeight(nn.Module):
     """The parametrization of one site: gives the owner its adapted weight.
 
-    During one forward of the owner the adapted weight is formed once and held (attention reads it three to five times). In
-    activation form the owner sees its base weight and the update is added to the output.
+    During one forward of the owner the adapted weight is formed once and held (attention reads it three to five
+    times). In activation form the owner sees its base weight and the update is added to the output.
     """
 
     def __init__(self, adapter: Adapter, site: Site, contraction: Contraction) -> None:
@@ -142,8 +142,8 @@ def inject(model: nn.Module, *, method: AdapterMethod, sites: Sequence[Site], se
     Base weights must be loaded before: injection renames them.
 
     Raises:
-        ValueError: naming the site, if the rank does not fit it, its weight is not floating point, it is adapted already, or
-            ``contraction='activation'`` is asked of a weight that its module does not apply itself.
+        ValueError: naming the site, if the rank does not fit it, its weight is not floating point, it is adapted
+            already, or ``contraction='activation'`` is asked of a weight that its module does not apply itself.
     """
     freeze(model)
     for site in sites:
@@ -183,7 +183,7 @@ def _checksums(tensor: Tensor) -> tuple[int, int]:
 
 
 def check_site(method: AdapterMethod, site: Site) -> None:
-    """Raise ValueError, naming the site, where the method cannot adapt it: its form does not run there, its rank is too large."""
+    """Raise ValueError, naming the site, where the method cannot adapt it: form or rank do not fit."""
     if method.contraction == "activation" and not site.linear:
         raise ValueError(
             f"site '{site.name}' is read by its attention module directly and cannot run in activation form; "

@@ -29,13 +29,14 @@ class Recipe:
         head_learning_rate: peak rate of a trained head.
         weight_decay: decoupled, applied to every trained tensor (so also to Lambda and Gamma, as in the released code).
         betas: AdamW's two.
-        schedule: ``cosine`` or ``linear`` from the peak to ``final_fraction`` of it, or ``constant``; after the warm-up.
+        schedule: ``cosine`` or ``linear`` from the peak to ``final_fraction`` of it, or ``constant``; after the
+            warm-up.
         warmup_steps: steps of linear warm-up.
         final_fraction: share of the peak rate at the end (0.01 in the paper).
         clip_norm: largest norm of the gradient; None for no clipping.
         batch_size: images per optimizer step.
-        micro_batch_size: images per forward pass; None for the whole batch. With ``negatives: batch`` it also limits the
-            negatives.
+        micro_batch_size: images per forward pass; None for the whole batch. With ``negatives: batch`` it also limits
+            the negatives.
         epochs: passes over the training images.
         min_steps_per_epoch: oversampling of small training sets (see :class:`randlora.data.batches.BatchPlan`).
         max_steps: stop (and end the schedule) after so many steps; None for no limit.

@@ -13,7 +13,8 @@ def scale_of(alpha: float, rule: ScaleRule, *, rank: int, bases: int = 1) -> flo
     """Return the scale of an update.
 
     ``constant`` is alpha, ``over_rank`` alpha / r (LoRA; RandLoRA on vision with alpha = 10, paper Table 8),
-    ``over_sqrt_rank`` alpha / sqrt(r) (rsLoRA), ``over_sqrt_bases`` alpha / sqrt(n) (RandLoRA on language, paper Table 9).
+    ``over_sqrt_rank`` alpha / sqrt(r) (rsLoRA), ``over_sqrt_bases`` alpha / sqrt(n) (RandLoRA on language, paper
+    Table 9).
     """
     divisors: dict[ScaleRule, float] = {
         "constant": 1.0,

@@ -18,6 +18,7 @@ from randlora.adapter import AdapterMethod, Method, Site, Targets
 from randlora.inject import Adaptation
 
 FORMAT = "randlora-adapter-1"
+METADATA = "adapter"
 METHOD_ROOM = "randlora.methods."
 
 
@@ -41,13 +42,14 @@ def save_adapter(path: Path, adaptation: Adaptation, *, head: Mapping[str, Tenso
         ]
         tensors[f"adapter/{name}"] = torch.cat(parts)
     sites = json.dumps([[s.name, s.out_features, s.in_features, s.transposed, s.linear] for s in adaptation.sites])
-    metadata = {
+    description = {
         "format": FORMAT,
-        "method": json.dumps(adaptation.method.to_config()),
-        "seed": str(adaptation.seed),
+        "method": adaptation.method.to_config(),
+        "seed": adaptation.seed,
         "sites": base64.b64encode(zlib.compress(sites.encode(), 9)).decode(),
     }
-    blob = save(tensors, metadata)
+    # one entry: safetensors writes several in an order that differs from call to call
+    blob = save(tensors, {METADATA: json.dumps(description)})
     write_atomically(path, blob)
     return len(blob)
 

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
+from omegaconf import OmegaConf
+
 from runners.compose import CONF, ConfigError, compose
-from runners.machine import ROOT
+from runners.machine import EXPERIMENTS, ROOT
 
 VERBS = {
     "run": "train and evaluate one configuration",
@@ -51,13 +53,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if any(argument.partition("=")[0] in HYDRA_FLAGS for argument in rest):
             return _through_hydra(module, rest)
-        return int(module.main(compose(module.CONFIG, rest)))
+        return _start(module, rest)
     except (ConfigError, *_known_errors()) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _start(module: ModuleType, overrides: Sequence[str]) -> int:
+    config = compose(module.CONFIG, overrides)
+    missing = [str(key) for key in config if OmegaConf.is_missing(config, key)]
+    if missing:
+        known = ", ".join(sorted(path.stem for path in EXPERIMENTS.glob("*.yaml")))
+        hint = f"; tables: {known}" if "table" in missing else ""
+        raise ConfigError(f"give {', '.join(f'{key}=…' for key in missing)}{hint}")
+    return int(module.main(config))
 
 
 def _through_hydra(module: ModuleType, arguments: Sequence[str]) -> int:
@@ -74,7 +86,7 @@ def _through_hydra(module: ModuleType, arguments: Sequence[str]) -> int:
     def task(_: object) -> None:
         job = [str(override) for override in HydraConfig.get().overrides.task]
         try:
-            codes.append(int(module.main(compose(module.CONFIG, job))))
+            codes.append(_start(module, job))
         except (ConfigError, *_known_errors()) as error:
             print(f"error: {error}", file=sys.stderr)
             codes.append(2)
@@ -106,11 +118,13 @@ def _jobs(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def _known_errors() -> tuple[type[Exception], ...]:
+    from randlora.backbones.errors import WeightsError
+    from randlora.data.errors import DataError
     from results.record import RecordError
     from results.store import StoreError
     from results.table import TableError
 
-    return (RecordError, StoreError, TableError)
+    return (DataError, RecordError, StoreError, TableError, WeightsError)
 
 
 def _overview() -> str:
@@ -125,8 +139,6 @@ def _overview() -> str:
 
 
 def _help(module: ModuleType) -> str:
-    from omegaconf import OmegaConf
-
     config = OmegaConf.load(CONF / f"{module.CONFIG}.yaml")
     groups = [str(next(iter(entry))) for entry in config.get("defaults", []) if not isinstance(entry, str)]
     lines = [(module.__doc__ or "").strip(), ""]
@@ -148,8 +160,6 @@ def _help(module: ModuleType) -> str:
 
 
 def _is_field(config: object, key: object) -> bool:
-    from omegaconf import OmegaConf
-
     if key in ("defaults", "hydra"):
         return False
     return OmegaConf.is_missing(config, str(key)) or not OmegaConf.is_config(config[key])  # type: ignore[index]

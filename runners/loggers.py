@@ -80,7 +80,8 @@ class Wandb(Logger):
     Attributes:
         project: name of the project.
         entity: user or team; None is the account's default.
-        mode: ``offline`` writes a folder to sync later, ``online`` uploads, ``auto`` uploads if this machine is logged in.
+        mode: ``offline`` writes a folder to sync later, ``online`` uploads, ``auto`` uploads if this machine is
+            logged in.
     """
 
     project: str

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENTS = ROOT / "experiments"
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -23,8 +24,8 @@ class Machine:
 
     Attributes:
         device: ``auto`` takes a GPU where there is one.
-        precision: of training; ``auto`` is bfloat16 autocast on a GPU that supports it and float32 elsewhere. Evaluation is
-            float32.
+        precision: of training; ``auto`` is bfloat16 autocast on a GPU that supports it and float32 elsewhere.
+            Evaluation is float32.
         threads: CPU threads; None leaves torch's choice. Results are bitwise repeatable for equal numbers of threads.
         evaluation_batch_size: images per forward pass of the evaluation.
         checkpoint_every_s: seconds between mid-run checkpoints.

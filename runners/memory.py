@@ -17,8 +17,8 @@ _CLEAR = Path("/proc/self/clear_refs")
 class MemoryMeter:
     """Measures the phases ``load``, ``train`` and ``evaluation`` of one run.
 
-    On a CPU the number is the peak resident size of the whole process, libraries included; it is reset between phases where
-    Linux allows it, and absent elsewhere, because a peak that cannot be reset belongs to no phase.
+    On a CPU the number is the peak resident size of the whole process, libraries included; it is reset between phases
+    where Linux allows it, and absent elsewhere, because a peak that cannot be reset belongs to no phase.
     """
 
     def __init__(self, device: torch.device) -> None:

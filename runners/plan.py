@@ -54,8 +54,8 @@ def check_run(config: DictConfig) -> Run:
     Builds the backbone without weights, so that targets, ranks and the budget are checked in seconds.
 
     Raises:
-        ConfigError: for a field out of range, a target pattern that matches nothing, a rank that does not fit, a budget out of
-            reach, a method and a task that make no sense together, or a device that is not there.
+        ConfigError: for a field out of range, a target pattern that matches nothing, a rank that does not fit, a
+            budget out of reach, a method and a task that make no sense together, or a device that is not there.
     """
     if not isinstance(config.seed, int) or isinstance(config.seed, bool):
         raise ConfigError(f"seed={config.seed}: valid: a whole number")

@@ -1,11 +1,13 @@
 """randlora pretrain: train the embedded CLIP from nothing on named images.
 
-The images are two or more labelled data sets that you have as parquet files (CIFAR-100 and Caltech-101 by default); every
-image is contrasted with the prompts of all classes. The result is a float16 safetensors file and its measurements.
+The images are two or more labelled data sets that you have as parquet files (CIFAR-100 and Caltech-101 by default);
+every image is contrasted with the prompts of all classes. The result is a float16 safetensors file and its
+measurements.
 
 Examples:
-  randlora pretrain machine.data_root=/path/to/images          /path/to/images/{cifar100,caltech101}/{train,test}.parquet
-  randlora pretrain machine.data_root=/path recipe.epochs=30 machine.precision=bfloat16
+  randlora pretrain machine.data_root=/path/to/images
+  /path/to/images/{cifar100,caltech101}/{train,test}.parquet randlora pretrain machine.data_root=/path
+  recipe.epochs=30 machine.precision=bfloat16
 Interrupt it whenever you like: the same command continues where it stopped.
 """
 

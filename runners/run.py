@@ -64,7 +64,8 @@ def describe(record: Record) -> str:
     lines += [f"  {name}: {100 * value:.2f} %" for name, value in record.metrics.items()]
     if record.parameters is not None:
         counts = record.parameters
-        text = f"  trainable: {parameters_text(counts.adapter)} in the backbone, {parameters_text(counts.head)} in the head"
+        backbone, head = parameters_text(counts.adapter), parameters_text(counts.head)
+        text = f"  trainable: {backbone} in the backbone, {head} in the head"
         if counts.budget_asked is not None:
             text += f" (budget {counts.budget_asked:,}, reached {counts.budget_reached:,})"
         lines.append(text)

@@ -1,7 +1,8 @@
 """randlora sweep: run every missing cell of a table, then print the table.
 
-Cells that are recorded are not run again, so the same command continues an interrupted sweep and, when everything is there,
-only prints the table. A cell that fails leaves a record with its reason and does not stop the others; the exit code says so.
+Cells that are recorded are not run again, so the same command continues an interrupted sweep and, when everything is
+there, only prints the table. A cell that fails leaves a record with its reason and does not stop the others; the exit
+code says so.
 
 Examples:
   randlora sweep table=demo
@@ -61,8 +62,9 @@ def main(config: DictConfig) -> int:
     print(publish(table, table.roll_up(store.scan())))
     for id, reason in tally.failed.items():
         print(f"failed: {id}: {reason}", file=sys.stderr)
-    done = f"{tally.ok} run, {len(tally.failed)} failed, {len(table.planned) - len(runs)} recorded before, {tally.left} left"
-    print(f"{table.spec.name}: {done}", file=sys.stderr)
+    before = len(table.planned) - len(runs)
+    summary = f"{tally.ok} run, {len(tally.failed)} failed, {before} recorded before, {tally.left} left"
+    print(f"{table.spec.name}: {summary}", file=sys.stderr)
     if tally.stopped is not None:
         print(tally.stopped, file=sys.stderr)
         return 1 if tally.failed else 130

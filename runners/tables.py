@@ -12,12 +12,10 @@ from results.rollup import Table, roll_up
 from results.store import RecordStore, Scan
 from results.table import Planned, TableError, TableSpec, find_table, load_table
 from runners.compose import ConfigError, compose_many
-from runners.machine import ROOT
+from runners.machine import EXPERIMENTS, ROOT
 from runners.plan import identify
 
-EXPERIMENTS = ROOT / "experiments"
 TABLES = ROOT / "results" / "tables"
-PUBLISHED = ROOT / "results" / "published"
 
 
 @dataclass(frozen=True, kw_only=True)

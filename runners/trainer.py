@@ -84,8 +84,8 @@ def train(
 ) -> TrainingClock:
     """Train the parameters of backbone and head, resuming from a checkpoint where there is one.
 
-    Everything random in a step is a function of the seed and the step number, so a resumed run computes bit for bit what an
-    uninterrupted one does.
+    Everything random in a step is a function of the seed and the step number, so a resumed run computes bit for bit
+    what an uninterrupted one does.
 
     Args:
         objective: gives the loss of a batch.
@@ -95,7 +95,8 @@ def train(
         accelerator: placement, precision and gradient handling.
         seed: seed of the run.
         checkpointer: where state is kept; cleared by the caller once the run is recorded.
-        on_step: called with the completed steps, the total, and loss and learning rate now and then (else an empty mapping).
+        on_step: called with the completed steps, the total, and loss and learning rate now and then (else an empty
+            mapping).
         stop: asked after each step; on True the state is saved and the run ends.
 
     Raises:

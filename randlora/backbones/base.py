@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class WeightsError(RuntimeError):
-    """Pre-trained weights are missing, truncated or of another model."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Backbone(ABC):
     """A pre-trained model and what of it may be fine-tuned.

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from randlora.backbones.base import Backbone, WeightsError
+from randlora.backbones.base import Backbone
+from randlora.backbones.errors import WeightsError
 from randlora.backbones.torchvision_guard import import_torchvision
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ class OpenClip(Backbone):
     Attributes:
         model: an architecture of open_clip (such as ``ViT-B-32-quickgelu``) or one of ours (``micro_clip``).
         pretrained: tag of published weights (``openai``), downloaded by open_clip on first use; None for none.
-        checkpoint: weights file, relative to the suite's root; takes the place of the tag. With neither, the model starts at
-            random from the run's seed.
+        checkpoint: weights file, relative to the suite's root; takes the place of the tag. With neither, the model
+            starts at random from the run's seed.
     """
 
     model: str
@@ -119,9 +120,9 @@ class OpenClip(Backbone):
             path = pretrained.download_pretrained(config)
         except Exception as error:
             raise WeightsError(
-                f"backbone {self.name}: the weights {self.model} / {self.pretrained} are not on this machine and could not be "
-                f"downloaded ({type(error).__name__}). With a network, run the same command again; without, copy the file from "
-                "another machine and name it: backbone.pretrained=null backbone.checkpoint=/path/to/weights"
+                f"backbone {self.name}: the weights {self.model} / {self.pretrained} are not on this machine and could "
+                f"not be downloaded ({type(error).__name__}). With a network, run the same command again; without, copy "
+                "the file from another machine and name it: backbone.pretrained=null backbone.checkpoint=/path/to/weights"
             ) from error
         _load_file(model, Path(path), name=self.name)
 
@@ -149,7 +150,8 @@ def _load_file(model: nn.Module, path: Path, *, name: str) -> None:
 def _missing(path: Path, name: str) -> str:
     return (
         f"backbone {name}: no weights at {path}; "
-        "give another file with backbone.checkpoint=PATH, or a published tag with backbone.checkpoint=null backbone.pretrained=TAG"
+        "give another file with backbone.checkpoint=PATH, or a published tag with backbone.checkpoint=null "
+        "backbone.pretrained=TAG"
     )
 
 

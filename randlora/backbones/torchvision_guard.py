@@ -1,8 +1,8 @@
 """Importing torchvision beside a torch build that lacks its compiled operators.
 
-open_clip and timm import torchvision. On a CPU build of torch, the CUDA build of torchvision from the package index stops
-with ``operator torchvision::nms does not exist``. Declaring the two missing schemas lets its Python parts, which is all the
-models need, import as usual. Where torchvision is whole, nothing is declared.
+open_clip and timm import torchvision. On a CPU build of torch, the CUDA build of torchvision from the package index
+stops with ``operator torchvision::nms does not exist``. Declaring the two missing schemas lets its Python parts,
+which is all the models need, import as usual. Where torchvision is whole, nothing is declared.
 """
 
 from __future__ import annotations

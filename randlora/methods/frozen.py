@@ -17,7 +17,8 @@ class Frozen(Method):
     """Leaves the backbone as it is.
 
     Attributes:
-        head: ``text``, classes come from their texts (zero-shot); ``linear``, a head is trained on the features (probe).
+        head: ``text``, classes come from their texts (zero-shot); ``linear``, a head is trained on the features
+            (probe).
     """
 
     trains_backbone: ClassVar[bool] = False

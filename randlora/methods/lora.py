@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from randlora.adapter import Adapter, AdapterMethod, Shared, Site, check_rank
+from randlora.bases import filled
 from randlora.checks import check_choice, check_positive, check_whole
 from randlora.scaling import SCALE_RULES, ScaleRule, scale_of
 
@@ -63,6 +64,6 @@ class LoRA(AdapterMethod):
     def adapt(self, site: Site, shared: Shared | None, generator: torch.Generator) -> LoRAAdapter:
         """Draw ``A`` from the Kaiming-uniform distribution with a = sqrt 5, that is U(-1/sqrt(in), 1/sqrt(in))."""
         bound = 1 / sqrt(site.in_features)
-        a = torch.empty(self.rank, site.in_features).uniform_(-bound, bound, generator=generator)
+        a = filled(self.rank, site.in_features, value=0.0).uniform_(-bound, bound, generator=generator)
         scale = scale_of(self.alpha, self.scale_rule, rank=self.rank)
-        return LoRAAdapter(a, torch.zeros(site.out_features, self.rank), scale=scale)
+        return LoRAAdapter(a, filled(site.out_features, self.rank, value=0.0), scale=scale)

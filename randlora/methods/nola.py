@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from randlora.adapter import Adapter, AdapterMethod, Shared, Site, Targets, check_rank
-from randlora.bases import DISTRIBUTIONS, Distribution, random_rows
+from randlora.bases import DISTRIBUTIONS, Distribution, filled, random_rows
 from randlora.checks import check_choice, check_positive, check_whole
 from randlora.scaling import SCALE_RULES, ScaleRule, scale_of
 
@@ -19,7 +19,7 @@ MOST_BASES = 65_536
 
 
 class NoLAAdapter(Adapter):
-    """``update = scale * (sum_j beta_j B_j) (sum_i alpha_i A_i)`` with frozen ``B_j`` (out x r) and ``A_i`` (r x in)."""
+    """``update = scale * (sum_j beta_j B_j) (sum_i alpha_i A_i)``, ``B_j`` (out x r) and ``A_i`` (r x in) frozen."""
 
     def __init__(self, left: Tensor, right: Tensor, *, shared: Shared, site: Site, rank: int, scale: float) -> None:
         super().__init__()
@@ -48,8 +48,9 @@ class NoLA(AdapterMethod):
     Attributes:
         rank: *r*, the rank of every basis and of the update.
         bases: *k*, how many bases each factor combines; this is what a parameter budget sets.
-        start: ``mean`` sets every coefficient to 1/k, so the update starts small but not at zero (NoLA's vision code and the
-            RandLoRA paper's runs); ``zero`` sets the coefficients of the left factor to 0, so it starts at exactly zero.
+        start: ``mean`` sets every coefficient to 1/k, so the update starts small but not at zero (NoLA's vision code
+            and the RandLoRA paper's runs); ``zero`` sets the coefficients of the left factor to 0, so it starts at
+            exactly zero.
         alpha: numerator of the scale.
         scale_rule: see :func:`randlora.scaling.scale_of`.
         distribution: of the frozen bases, which have unit variance and are stored once per model.
@@ -100,10 +101,9 @@ class NoLA(AdapterMethod):
     def adapt(self, site: Site, shared: Shared | None, generator: torch.Generator) -> NoLAAdapter:
         """Return an adapter at its start."""
         assert shared is not None
-        mean = torch.full((self.bases,), 1 / self.bases)
         return NoLAAdapter(
-            mean.clone() if self.start == "mean" else torch.zeros(self.bases),
-            mean,
+            filled(self.bases, value=1 / self.bases if self.start == "mean" else 0.0),
+            filled(self.bases, value=1 / self.bases),
             shared=shared,
             site=site,
             rank=self.rank,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from randlora.adapter import Adapter, AdapterMethod, Shared, Site, check_rank
-from randlora.bases import DISTRIBUTIONS, Distribution, random_rows
+from randlora.bases import DISTRIBUTIONS, Distribution, filled, random_rows
 from randlora.checks import check_choice, check_positive, check_whole
 from randlora.scaling import SCALE_RULES, ScaleRule, scale_of
 
@@ -67,10 +67,10 @@ class RandLoRA(AdapterMethod):
 
     Attributes:
         rank: *r*, the rank of one basis.
-        basis_count: how many bases *n* a site has: ``floor`` of d / r (the paper's counts), ``ceil`` (peft; full rank where r
-            does not divide d) or ``floor_plus_one`` (the released vision code).
-        zero_diagonal: the diagonal that starts at zero: ``gamma`` (vision; the others start at 1/n) or ``lambda`` (language;
-            the others start at 1 / max(n, d)).
+        basis_count: how many bases *n* a site has: ``floor`` of d / r (the paper's counts), ``ceil`` (peft; full rank
+            where r does not divide d) or ``floor_plus_one`` (the released vision code).
+        zero_diagonal: the diagonal that starts at zero: ``gamma`` (vision; the others start at 1 / max(n, r), which
+            is 1/n but for large ranks) or ``lambda`` (language; the others start at 1 / max(n, d)).
         alpha: numerator of the scale: 10 for vision (Table 8), 2 for language (Table 9).
         scale_rule: see :func:`randlora.scaling.scale_of`: ``over_rank`` for vision, ``over_sqrt_bases`` for language.
         distribution: of the bases, which have unit variance.
@@ -111,7 +111,7 @@ class RandLoRA(AdapterMethod):
         return self.n_bases(site) * (self.rank + site.short)
 
     def shared(self, sites: Sequence[Site], seed: int) -> Shared:
-        """Return ``long`` (max D x max n r), whose columns are the B_j one after another, and ``short`` = A (r x max d)."""
+        """Return ``long`` (max D x max n r), the B_j side by side, and ``short``, the A (r x max d)."""
         columns = max(self.n_bases(site) for site in sites) * self.rank
         return Shared(
             long=self._rows(max(site.long for site in sites), columns, seed=seed, purpose="randlora long"),
@@ -123,14 +123,8 @@ class RandLoRA(AdapterMethod):
         assert shared is not None
         bases = self.n_bases(site)
         zero_gamma = self.zero_diagonal == "gamma"
-        lambdas = (
-            torch.full((bases, self.rank), 1 / max(bases, self.rank)) if zero_gamma else torch.zeros(bases, self.rank)
-        )
-        gammas = (
-            torch.zeros(bases, site.short)
-            if zero_gamma
-            else torch.full((bases, site.short), 1 / max(bases, site.short))
-        )
+        lambdas = filled(bases, self.rank, value=1 / max(bases, self.rank) if zero_gamma else 0.0)
+        gammas = filled(bases, site.short, value=0.0 if zero_gamma else 1 / max(bases, site.short))
         scale = scale_of(self.alpha, self.scale_rule, rank=self.rank, bases=bases)
         return RandLoRAAdapter(lambdas, gammas, shared=shared, site=site, scale=scale)
 

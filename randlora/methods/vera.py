@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from randlora.adapter import Adapter, AdapterMethod, Shared, Site, Targets
-from randlora.bases import DISTRIBUTIONS, Distribution, random_rows
+from randlora.bases import DISTRIBUTIONS, Distribution, filled, random_rows
 from randlora.checks import check_choice, check_positive, check_whole
 from randlora.scaling import SCALE_RULES, ScaleRule, scale_of
 
 
 class VeRAAdapter(Adapter):
-    """``update = scale * diag(b) B diag(d) A`` with frozen ``B`` (out x r) and ``A`` (r x in) sliced from the model's."""
+    """``update = scale * diag(b) B diag(d) A``, frozen ``B`` (out x r) and ``A`` (r x in) sliced from the model's."""
 
     def __init__(self, b: Tensor, d: Tensor, *, shared: Shared, in_features: int, scale: float) -> None:
         super().__init__()
@@ -75,8 +75,8 @@ class VeRA(AdapterMethod):
         """Return an adapter with b = 0 and d = d_initial."""
         assert shared is not None
         return VeRAAdapter(
-            torch.zeros(site.out_features),
-            torch.full((self.rank,), self.d_initial),
+            filled(site.out_features, value=0.0),
+            filled(self.rank, value=self.d_initial),
             shared=shared,
             in_features=site.in_features,
             scale=scale_of(self.alpha, self.scale_rule, rank=self.rank),

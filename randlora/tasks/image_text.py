@@ -27,10 +27,10 @@ class ImageText(Task):
     """Cross-entropy of image features against text features, both towers in the graph.
 
     Attributes:
-        negatives: ``classes`` contrasts with the texts of all classes; ``batch`` with the texts of the batch's own labels, the
-            target being the first sample of the same class (the released code; paper facts section 6.1).
-        temperature: multiply similarities by ``exp(logit_scale)`` (CLIP's definition) or by ``logit_scale`` as stored (``raw``,
-            what the released code does, an effective scale of 4.6 for OpenAI's weights).
+        negatives: ``classes`` contrasts with the texts of all classes; ``batch`` with the texts of the batch's own
+            labels, the target being the first sample of the same class (the released code; paper facts section 6.1).
+        temperature: multiply similarities by ``exp(logit_scale)`` (CLIP's definition) or by ``logit_scale`` as stored
+            (``raw``, what the released code does, an effective scale of 4.6 for OpenAI's weights).
         train_prompts: ``prompt``, the data set's one template, or ``templates``, one of its templates per step in turn.
         test_prompts: ``prompt``, or the average over ``templates``.
         label_smoothing: of the cross-entropy.
