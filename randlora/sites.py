@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 
 from randlora.adapter import Site
 
@@ -39,7 +39,7 @@ def find_sites(model: nn.Module, patterns: Sequence[str], *, model_name: str = "
     return tuple(site for name, (site, _) in available.items() if name in chosen)
 
 
-def _adaptable(model: nn.Module) -> Iterator[tuple[Site, nn.Parameter]]:
+def _adaptable(model: nn.Module) -> Iterator[tuple[Site, Tensor]]:
     for prefix, module in model.named_modules(remove_duplicate=False):
         lead = f"{prefix}." if prefix else ""
         if isinstance(module, nn.MultiheadAttention):
@@ -52,11 +52,11 @@ def _adaptable(model: nn.Module) -> Iterator[tuple[Site, nn.Parameter]]:
             yield _site(f"{lead}weight", module.weight, linear=called), module.weight
         elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
             weight = module.weight
-            assert isinstance(weight, nn.Parameter)
+            assert isinstance(weight, Tensor)
             yield _site(f"{lead}weight", weight, transposed=True), weight
 
 
-def _site(name: str, weight: nn.Parameter, *, linear: bool = True, transposed: bool = False) -> Site:
+def _site(name: str, weight: Tensor, *, linear: bool = True, transposed: bool = False) -> Site:
     rows, columns = reversed(weight.shape) if transposed else weight.shape
     return Site(name=name, out_features=rows, in_features=columns, transposed=transposed, linear=linear)
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from runners.compose import CONF, ConfigError, compose
+from runners.compose import CONF, ConfigError, compose, primary_config
 from runners.machine import EXPERIMENTS, ROOT
 
 VERBS = {
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if any(argument.partition("=")[0] in HYDRA_FLAGS for argument in rest):
             return _through_hydra(module, rest)
         return _start(module, rest)
-    except (ConfigError, *_known_errors()) as error:
+    except _known_errors() as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -87,7 +87,7 @@ def _through_hydra(module: ModuleType, arguments: Sequence[str]) -> int:
         job = [str(override) for override in HydraConfig.get().overrides.task]
         try:
             codes.append(_start(module, job))
-        except (ConfigError, *_known_errors()) as error:
+        except _known_errors() as error:
             print(f"error: {error}", file=sys.stderr)
             codes.append(2)
 
@@ -124,7 +124,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from results.store import StoreError
     from results.table import TableError
 
-    return (DataError, RecordError, StoreError, TableError, WeightsError)
+    return (ConfigError, DataError, RecordError, StoreError, TableError, WeightsError)
 
 
 def _overview() -> str:
@@ -139,7 +139,7 @@ def _overview() -> str:
 
 
 def _help(module: ModuleType) -> str:
-    config = OmegaConf.load(CONF / f"{module.CONFIG}.yaml")
+    config = primary_config(module.CONFIG)
     groups = [str(next(iter(entry))) for entry in config.get("defaults", []) if not isinstance(entry, str)]
     lines = [(module.__doc__ or "").strip(), ""]
     plain = [group for group in dict.fromkeys(groups) if "@" not in group]
@@ -148,21 +148,21 @@ def _help(module: ModuleType) -> str:
         for group in plain:
             choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
             lines.append(f"  {group:<10} {', '.join(choices)}")
-    fields = [
-        f"{key}={'…' if OmegaConf.is_missing(config, str(key)) else config[key]}"
-        for key in config
-        if _is_field(config, key)
-    ]
+    fields = [f"{name}={_value(config, name)}" for name in map(str, config) if _is_field(config, name)]
     if fields:
         lines.append(f"Fields: {', '.join(fields)}")
     lines.append("Hydra's flags work: -m (multirun), --cfg job (print the configuration), --info.")
     return "\n".join(lines)
 
 
-def _is_field(config: object, key: object) -> bool:
+def _is_field(config: DictConfig, key: str) -> bool:
     if key in ("defaults", "hydra"):
         return False
-    return OmegaConf.is_missing(config, str(key)) or not OmegaConf.is_config(config[key])  # type: ignore[index]
+    return OmegaConf.is_missing(config, key) or not OmegaConf.is_config(config[key])
+
+
+def _value(config: DictConfig, key: str) -> str:
+    return "…" if OmegaConf.is_missing(config, key) else str(config[key])
 
 
 if __name__ == "__main__":

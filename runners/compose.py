@@ -99,6 +99,13 @@ def instantiate(config: DictConfig) -> dict[str, Any]:
     return objects
 
 
+def primary_config(name: str, *, conf: Path = CONF) -> DictConfig:
+    """Return a verb's own file, without its groups."""
+    config = OmegaConf.load(conf / f"{name}.yaml")
+    assert isinstance(config, DictConfig)
+    return config
+
+
 def plain(node: Any) -> Any:
     """Return a config node as plain Python data."""
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
@@ -130,7 +137,7 @@ def _instantiate(config: DictConfig, key: str) -> Any:
 def _explain(name: str, overrides: Sequence[str], error: Exception, *, conf: Path) -> str:
     """Return what is wrong with the first override that cannot be meant, with what is valid in its place."""
     groups = {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in conf.iterdir() if path.is_dir()}
-    primary = OmegaConf.load(conf / f"{name}.yaml")
+    primary = primary_config(name, conf=conf)
     top = {str(key) for key in primary if key != "defaults"}
     used = {str(next(iter(entry))) for entry in primary.get("defaults", []) if entry != "_self_"}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
@@ -139,7 +146,7 @@ def _explain(name: str, overrides: Sequence[str], error: Exception, *, conf: Pat
             continue
         if key in groups and override.value() not in groups[key]:
             return f"{key}={override.value()}: there is no such {key}; valid: {', '.join(groups[key])}"
-        head, *rest = key.split(".")
+        rest = key.split(".")[1:]
         if not rest and key not in top and key not in used and override.package is None:
             return f"unknown key {key!r}; valid: {', '.join(sorted(used | top))}"
         if rest and (problem := _unknown_field(name, key, overrides)):

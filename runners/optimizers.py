@@ -25,8 +25,9 @@ class Optimizers:
             {"params": list(head), "lr": recipe.head_learning_rate},
         ]
         filled = [group for group in groups if group["params"]]
+        beta1, beta2 = recipe.betas
         if filled:
-            self.all.append(torch.optim.AdamW(filled, betas=tuple(recipe.betas), weight_decay=recipe.weight_decay))
+            self.all.append(torch.optim.AdamW(filled, betas=(beta1, beta2), weight_decay=recipe.weight_decay))
         if matrices:
             self.all.append(
                 torch.optim.Muon(

@@ -28,7 +28,7 @@ def main(config: DictConfig) -> int:
     rows = []
     for name in [config.table] if config.table else names():
         table = plan_table(name).roll_up(scan)
-        counts = {state: int(table.counts.get(state, 0)) for state in STATES}
+        counts = {state: sum(n for kind, n in table.counts.items() if kind == state) for state in STATES}
         rows.append({"table": name, "cells": sum(counts.values()), **counts})
     print(rows_text(rows, config.format))
     if config.format == "text":

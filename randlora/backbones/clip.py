@@ -67,7 +67,8 @@ class OpenClip(Backbone):
 
     def image_size(self, model: nn.Module) -> int:
         """Return the side of the input images in pixels."""
-        size = model.visual.image_size
+        visual: Any = model.visual
+        size = visual.image_size
         return int(size[0] if isinstance(size, (tuple, list)) else size)
 
     def image_statistics(self, model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -77,11 +78,13 @@ class OpenClip(Backbone):
 
     def image_features(self, model: nn.Module, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         """Return image embeddings of unit length."""
-        return model.encode_image(images, normalize=True)
+        clip: Any = model
+        return clip.encode_image(images, normalize=True)
 
     def feature_size(self, model: nn.Module) -> int:
         """Return the width of the joint embedding."""
-        return int(model.visual.output_dim)
+        visual: Any = model.visual
+        return int(visual.output_dim)
 
     def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "n length"]:
         """Return token ids padded to the context length; raises ValueError for a text that does not fit."""
@@ -94,7 +97,8 @@ class OpenClip(Backbone):
 
     def text_features(self, model: nn.Module, tokens: Int[Tensor, "n length"]) -> Float[Tensor, "n d"]:
         """Return text embeddings of unit length."""
-        return model.encode_text(tokens, normalize=True)
+        clip: Any = model
+        return clip.encode_text(tokens, normalize=True)
 
     def _tokenizer(self) -> Any:
         return _tokenizer_of(self.model)
@@ -121,8 +125,8 @@ class OpenClip(Backbone):
         except Exception as error:
             raise WeightsError(
                 f"backbone {self.name}: the weights {self.model} / {self.pretrained} are not on this machine and could "
-                f"not be downloaded ({type(error).__name__}). With a network, run the same command again; without, copy "
-                "the file from another machine and name it: backbone.pretrained=null backbone.checkpoint=/path/to/weights"
+                f"not be downloaded ({type(error).__name__}). With a network, run the same command again; without, "
+                "copy the file from another machine: backbone.pretrained=null backbone.checkpoint=/path/to/weights"
             ) from error
         _load_file(model, Path(path), name=self.name)
 

@@ -33,8 +33,8 @@ class NoLAAdapter(Adapter):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return the two combinations; the bases of a row lie together, so each is one matrix-vector product."""
-        left = self._combine(self.bases.left[: self.out_features], self.left * self.scale)
-        return left, self._combine(self.bases.right[: self.in_features], self.right).T
+        left = self._combine(self.bases.get_buffer("left")[: self.out_features], self.left * self.scale)
+        return left, self._combine(self.bases.get_buffer("right")[: self.in_features], self.right).T
 
     def _combine(self, rows: Tensor, coefficients: Tensor) -> Tensor:
         stack = rows.view(len(rows) * self.rank, len(coefficients))

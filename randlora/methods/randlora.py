@@ -55,8 +55,8 @@ class RandLoRAAdapter(Adapter):
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return the bases and the scaled stack, in the order that fits the site."""
         bases, rank = self.lambdas.shape
-        long = self.bases.long[: self.long, : bases * rank]
-        short = self.bases.short[:, : self.gammas.shape[1]]
+        long = self.bases.get_buffer("long")[: self.long, : bases * rank]
+        short = self.bases.get_buffer("short")[:, : self.gammas.shape[1]]
         stack = ScaledBasis.apply(short, self.lambdas * self.scale, self.gammas)
         return (long, stack) if self.tall else (stack.T, long.T)
 

@@ -27,8 +27,8 @@ class VeRAAdapter(Adapter):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return ``scale * diag(b) B diag(d)`` and ``A``."""
-        left = self.b[:, None] * self.bases.left[: len(self.b)] * (self.d * self.scale)
-        return left, self.bases.right[:, : self.in_features]
+        left = self.b[:, None] * self.bases.get_buffer("left")[: len(self.b)] * (self.d * self.scale)
+        return left, self.bases.get_buffer("right")[:, : self.in_features]
 
 
 @dataclass(frozen=True, kw_only=True)

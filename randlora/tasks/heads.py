@@ -35,7 +35,7 @@ class FrozenTextHead(Task):
         tokens = [backbone.tokenize(vocabulary.prompts(t)).to(device) for t in vocabulary.templates]
         with torch.no_grad():
             weights = class_embeddings(backbone, model, tokens)
-            scale = float(model.logit_scale.exp())
+            scale = float(model.get_parameter("logit_scale").exp())
         return FrozenTextObjective(backbone, model, weights * scale, label_smoothing=self.label_smoothing)
 
 
@@ -91,14 +91,15 @@ class LinearObjective(Objective):
         super().__init__(backbone, model)
         linear = nn.Linear(start.shape[1], start.shape[0], bias=False, device="meta")
         linear.weight = nn.Parameter(start)
+        self.linear = linear
         self.head["linear"] = linear
         self.label_smoothing = label_smoothing
 
     def forward(self, images: Float[Tensor, "n 3 h w"], labels: Int[Tensor, " n"], step: int) -> Float[Tensor, ""]:
         """Return the cross-entropy under the head."""
-        logits = self.head["linear"](self.backbone.image_features(self.model, images)).float()
+        logits = self.linear(self.backbone.image_features(self.model, images)).float()
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def classifier(self) -> Float[Tensor, "classes d"]:
         """Return the head's weights."""
-        return self.head["linear"].weight.detach()
+        return self.linear.weight.detach()

@@ -86,7 +86,7 @@ class ImageTextObjective(Objective):
         return class_embeddings(self.backbone, self.model, self.test_tokens)
 
     def _scale(self) -> Tensor:
-        scale = self.model.logit_scale
+        scale = self.model.get_parameter("logit_scale")
         return scale.exp() if self.task.temperature == "exponential" else scale
 
     def _tokens(self, vocabulary: Vocabulary, templates: list[str], device: torch.device) -> list[Tensor]:
