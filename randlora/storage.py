@@ -30,9 +30,15 @@ def save_adapter(path: Path, adaptation: Adaptation, *, head: Mapping[str, Tenso
     """Write trained tensors and head to a safetensors file, atomically, and return its size in bytes.
 
     Bases are left out: they grow from the seed. Tensors of the same name on different sites are stored as one, in site
-    order, so the header stays small on any model.
+    order, so the header stays small on any model. Equal numbers give equal bytes.
+
+    Raises:
+        StorageError: if the adapters are merged: their numbers are in the weights then and no longer apart.
     """
     from safetensors.torch import save
+
+    if isinstance(adaptation.method, AdapterMethod) and not adaptation.adapters:
+        raise StorageError(f"{path}: the model holds no adapters any more; save before merging")
 
     tensors = {f"head/{name}": tensor.detach().cpu().contiguous() for name, tensor in (head or {}).items()}
     tensors |= {f"scope/{name}": p.detach().cpu().contiguous() for name, p in adaptation.scope.items()}
@@ -58,19 +64,20 @@ def load_adapter(path: Path, model: nn.Module) -> tuple[Adaptation, dict[str, Te
     """Inject a saved adapter into a model with its base weights loaded; return the adaptation and the head's tensors.
 
     Raises:
-        StorageError: if the file is no adapter, is truncated, or names a site the model lacks or has in another shape.
+        StorageError: if the file is no adapter, is truncated, or names a weight that the model lacks or has in another
+            shape.
     """
-    tensors, metadata = _read(path)
-    method = method_from_config(json.loads(metadata["method"]))
-    packed = json.loads(zlib.decompress(base64.b64decode(metadata["sites"])))
+    tensors, description = _read(path)
+    method = method_from_config(description["method"])
+    packed = json.loads(zlib.decompress(base64.b64decode(description["sites"])))
     sites = tuple(
         Site(name=name, out_features=rows, in_features=columns, transposed=transposed, linear=linear)
         for name, rows, columns, transposed, linear in packed
     )
-    _check_sites(path, model, sites)
     scope = {name.removeprefix("scope/"): tensor for name, tensor in tensors.items() if name.startswith("scope/")}
+    _check_weights(path, model, sites=sites, scope=scope)
     targets = Targets(sites=sites, parameters={name: tensor.numel() for name, tensor in scope.items()})
-    adaptation = method.apply(model, targets, seed=int(metadata["seed"]))
+    adaptation = method.apply(model, targets, seed=description["seed"])
     with torch.no_grad():
         for name, tensor in scope.items():
             adaptation.scope[name].copy_(tensor)
@@ -80,15 +87,25 @@ def load_adapter(path: Path, model: nn.Module) -> tuple[Adaptation, dict[str, Te
 
 
 def method_from_config(config: Mapping[str, Any]) -> Method:
-    """Return the method that ``Method.to_config`` described; only classes of ``randlora.methods`` are looked up."""
+    """Return the method that ``Method.to_config`` described; only classes of ``randlora.methods`` are looked up.
+
+    Raises:
+        StorageError: for any other class, or fields this version's class does not have or refuses.
+    """
     target = str(config.get("_target_"))
     module, _, name = target.rpartition(".")
     if not module.startswith(METHOD_ROOM):
         raise StorageError(f"method '{target}' is not one of {METHOD_ROOM}*")
-    cls = getattr(importlib.import_module(module), name, None)
+    try:
+        cls = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise StorageError(f"'{target}' is no fine-tuning method of this version: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, Method)):
         raise StorageError(f"'{target}' is no fine-tuning method of this version")
-    return cls(**{key: value for key, value in config.items() if key != "_target_"})
+    try:
+        return cls(**{key: value for key, value in config.items() if key != "_target_"})
+    except (TypeError, ValueError) as error:
+        raise StorageError(f"'{target}' of this version does not take the saved fields: {error}") from error
 
 
 def write_atomically(path: Path, blob: bytes) -> None:
@@ -109,7 +126,7 @@ def write_atomically(path: Path, blob: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -118,11 +135,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise StorageError(f"{path} cannot be read as a saved adapter: {error}") from error
-    if metadata.get("format") != FORMAT:
+    description = json.loads(metadata.get(METADATA, "{}"))
+    if description.get("format") != FORMAT:
         raise StorageError(
-            f"{path} is not a saved adapter of this version: format {metadata.get('format')!r}, need {FORMAT!r}"
+            f"{path} is not a saved adapter of this version: format {description.get('format')!r}, need {FORMAT!r}"
         )
-    return tensors, metadata
+    return tensors, description
 
 
 def _tensor_names(adaptation: Adaptation) -> list[str]:
@@ -143,11 +161,13 @@ def _unpack(path: Path, adaptation: Adaptation, name: str, packed: Tensor) -> No
         start += parameter.numel()
 
 
-def _check_sites(path: Path, model: nn.Module, sites: tuple[Site, ...]) -> None:
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+def _check_weights(path: Path, model: nn.Module, *, sites: tuple[Site, ...], scope: Mapping[str, Tensor]) -> None:
+    has = {name: list(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
+    need = {name: ("parameter", list(tensor.shape)) for name, tensor in scope.items()}
     for site in sites:
-        shape = (site.out_features, site.in_features)
-        need = shape[::-1] if site.transposed else shape
-        if shapes.get(site.name) != need:
-            has = f"has it as {shapes[site.name]}" if site.name in shapes else "has no such weight"
-            raise StorageError(f"{path} was saved for site '{site.name}' of shape {need}; this model {has}")
+        shape = [site.out_features, site.in_features]
+        need[site.name] = ("site", shape[::-1] if site.transposed else shape)
+    for name, (kind, shape) in need.items():
+        if name not in has or has[name] != shape:
+            found = f"has it as {has[name]}" if name in has else "has no such weight"
+            raise StorageError(f"{path} was saved for {kind} '{name}' of shape {shape}; this model {found}")
