@@ -19,8 +19,8 @@ from randlora.seeds import generator_for, seed_for
 class AdaptedWeight(nn.Module):
     """The parametrization of one site: gives the owner its adapted weight.
 
-    During one forward of the owner the adapted weight is formed once and held (attention reads it three to five
-    times). In activation form the owner sees its base weight and the update is added to the output.
+    During one forward of the module that reads it, the adapted weight is formed once and held (attention reads its
+    weights up to five times). In activation form the owner sees its base weight and the update is added to the output.
     """
 
     def __init__(self, adapter: Adapter, site: Site, contraction: Contraction) -> None:
@@ -28,9 +28,11 @@ class AdaptedWeight(nn.Module):
         self.adapter = adapter
         self.site = site
         self.contraction = contraction
+        self._inner: int | None = None
         self._inside = False
         self._on_activations = False
         self._held: Tensor | None = None
+        self.handles: tuple[RemovableHandle, ...] = ()
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the adapted weight in the layout of ``weight``."""
@@ -45,14 +47,14 @@ class AdaptedWeight(nn.Module):
             self._held = adapted
         return self._held
 
-    def enter(self, owner: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Start one forward of the owner (forward pre-hook)."""
+    def enter(self, reader: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Start one forward of the reader (forward pre-hook)."""
         self._inside, self._held, self._on_activations = True, None, False
         if self.site.linear and inputs and isinstance(inputs[0], Tensor):
             self._on_activations = self._prefers_activations(inputs[0])
 
-    def leave(self, owner: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        """End one forward of the owner (forward hook, also called when it raises)."""
+    def leave(self, reader: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        """End one forward of the reader (forward hook, also called when it raises)."""
         on_activations = self._on_activations
         self._inside, self._held, self._on_activations = False, None, False
         if not on_activations or output is None:
@@ -64,12 +66,13 @@ class AdaptedWeight(nn.Module):
     def _prefers_activations(self, x: Tensor) -> bool:
         if self.contraction == "weight":
             return False
-        with torch.no_grad():
-            left, _ = self.adapter.factors()
+        if self._inner is None:
+            with torch.no_grad():
+                self._inner = self.adapter.factors()[0].shape[1]
         return runs_on_activations(
             self.contraction,
             site=self.site,
-            inner=left.shape[1],
+            inner=self._inner,
             tokens=x.numel() // x.shape[-1],
             training=torch.is_grad_enabled(),
         )
@@ -120,12 +123,14 @@ class Adaptation:
         """Write every update into its weight, remove the adapters, and return the model."""
         for site in self.sites:
             owner, tensor = owner_of(self.model, site.name)
-            adapted = owner.parametrizations[tensor][0]
+            adapted = owner.get_submodule(f"parametrizations.{tensor}.0")
+            assert isinstance(adapted, AdaptedWeight)
             for handle in adapted.handles:
                 handle.remove()
-            with torch.no_grad():
-                parametrize.remove_parametrizations(owner, tensor, leave_parametrized=True)
-            owner.get_parameter(tensor).requires_grad_(False)
+            weight = getattr(owner, tensor).detach().contiguous()
+            parametrize.remove_parametrizations(owner, tensor, leave_parametrized=False)
+            # a new parameter: the old one may be tied to a module that is not adapted
+            setattr(owner, tensor, nn.Parameter(weight, requires_grad=False))
         self.sites, self.adapters = (), {}
         return self.model
 
@@ -155,7 +160,9 @@ def inject(model: nn.Module, *, method: AdapterMethod, sites: Sequence[Site], se
         weight = owner.get_parameter(tensor)
         adapter = method.adapt(site, shared, generator_for(seed, "start", site.name))
         adapters[site.name] = adapter
-        _attach(owner, tensor, AdaptedWeight(adapter, site, method.contraction), like=weight)
+        adapted = AdaptedWeight(adapter, site, method.contraction)
+        _attach(owner, tensor, adapted, like=weight)
+        adapted.handles = _hook(_reader_of(model, site), adapted)
     return Adaptation(model=model, method=method, seed=seed, sites=tuple(sites), adapters=adapters, scope={})
 
 
@@ -211,11 +218,18 @@ def _attach(owner: nn.Module, tensor: str, adapted: AdaptedWeight, *, like: nn.P
             for buffer in module.buffers(recurse=False):
                 buffer.requires_grad_(False)
     parametrize.register_parametrization(owner, tensor, adapted, unsafe=True)
-    adapted.handles = _hook(owner, adapted)
 
 
-def _hook(owner: nn.Module, adapted: AdaptedWeight) -> tuple[RemovableHandle, RemovableHandle]:
+def _reader_of(model: nn.Module, site: Site) -> nn.Module:
+    """Return the module whose forward reads the weight: its owner, or the attention around an output projection."""
+    owner, _ = owner_of(model, site.name)
+    if site.linear or isinstance(owner, nn.MultiheadAttention):
+        return owner
+    return model.get_submodule(".".join(site.name.split(".")[:-2]))
+
+
+def _hook(reader: nn.Module, adapted: AdaptedWeight) -> tuple[RemovableHandle, RemovableHandle]:
     return (
-        owner.register_forward_pre_hook(adapted.enter),
-        owner.register_forward_hook(adapted.leave, always_call=True),
+        reader.register_forward_pre_hook(adapted.enter),
+        reader.register_forward_hook(adapted.leave, always_call=True),
     )
