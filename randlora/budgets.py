@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from randlora.adapter import AdapterMethod, Method, Targets
+from randlora.adapter import Method, Targets
+
+NEAR = 0.9  # share of a budget below which a method's largest size counts as unable to reach it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ def fit(method: Method, targets: Targets, *, asked: int, allow_over: bool = Fals
 
     A method without a size keeps what it trains. One that cannot come near says so in the note, with what it reaches.
     """
-    if not isinstance(method, AdapterMethod) or not targets.sites:
+    if method.size_field is None or not targets.sites:
         return Solution(method=method, asked=asked, reached=method.count(targets), note=_without_size(method))
     counts = {size: method.resized(size).count(targets) for size in _candidate_sizes(method, targets, asked=asked)}
     allowed = {size: count for size, count in counts.items() if allow_over or count <= asked}
@@ -98,7 +100,7 @@ def fit(method: Method, targets: Targets, *, asked: int, allow_over: bool = Fals
     size = min(allowed, key=lambda size: (abs(allowed[size] - asked), size))
     reached = allowed[size]
     note = None
-    if reached < 0.5 * asked and reached == max(allowed.values()):
+    if reached < NEAR * asked and reached == max(counts.values()):
         note = (
             f"{type(method).__name__} cannot reach the budget of {asked:,} parameters: "
             f"at most {reached:,} ({method.size_field} {size})"
@@ -106,7 +108,7 @@ def fit(method: Method, targets: Targets, *, asked: int, allow_over: bool = Fals
     return Solution(method=method.resized(size), asked=asked, reached=reached, note=note)
 
 
-def _candidate_sizes(method: AdapterMethod, targets: Targets, *, asked: int) -> range:
+def _candidate_sizes(method: Method, targets: Targets, *, asked: int) -> range:
     """Return every size up to the largest; for sizes that cost parameters, none far beyond the budget."""
     largest = method.largest_size(targets)
     if largest > 4096:
