@@ -47,8 +47,8 @@ def test_randlora_has_full_rank_or_the_whole_bases_that_fit(name: str) -> None:
     assert ranks(name, size=5, basis_count="floor") == {site.name: site.short // 5 * 5 for site in sites}
 
 
-@pytest.mark.parametrize("distribution", ["uniform", "normal", "ternary"])
+@pytest.mark.parametrize("distribution", ["uniform", "normal"])
 @pytest.mark.parametrize("name", FULL_RANK)
-def test_every_distribution_of_the_bases_keeps_full_rank(name: str, distribution: str) -> None:
-    found = ranks(name, size=2, distribution=distribution, sparsity=3.0)
+def test_continuous_bases_give_full_rank(name: str, distribution: str) -> None:
+    found = ranks(name, size=2, distribution=distribution)
     assert found == {site.name: site.short for site in adapt(ADAPTER_METHODS[name]).sites}
