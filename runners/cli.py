@@ -19,6 +19,7 @@ VERBS = {
     "table": "print a table from the records at hand",
     "status": "how far every table is",
     "budget": "the size of every method at an equal number of parameters",
+    "publish": "copy a table's records to where they are committed",
     "pretrain": "train the embedded CLIP from nothing",
 }
 HYDRA_FLAGS = (

@@ -30,6 +30,17 @@ def seconds_text(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
+def failures_text(reasons: Mapping[str, str]) -> list[str]:
+    """Return one line per distinct reason of failed runs, with how many share it and one id to look at."""
+    ids: dict[str, list[str]] = {}
+    for id, reason in reasons.items():
+        ids.setdefault(reason, []).append(id)
+    return [
+        f"failed: {found[0]}{f' and {len(found) - 1} more' if len(found) > 1 else ''}: {reason}"
+        for reason, found in ids.items()
+    ]
+
+
 def rows_text(rows: Sequence[Mapping[str, Any]], form: str) -> str:
     """Return rows of equal keys as an aligned table, JSON or CSV.
 

@@ -78,7 +78,11 @@ class SweepProgress:
         scores = ", ".join(f"{name} {100 * value:.1f} %" for name, value in record.metrics.items())
         result = scores or f"{record.status}: {record.reason}"
         if self.bars is None or record.status != "ok":
-            console.print(f"[{self.done}/{self.total}] {self.title}: {result} ({_duration(left)} left)", markup=False)
+            console.print(
+                f"[{self.done}/{self.total}] {self.title}: {result} ({_duration(left)} left)",
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 @contextmanager

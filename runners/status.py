@@ -10,11 +10,10 @@ Examples:
 from __future__ import annotations
 
 import sys
-from typing import Any
-
 from omegaconf import DictConfig
 
-from runners.formats import FORMATS, check_format, rows_text
+from results.store import Scan
+from runners.formats import FORMATS, check_format, failures_text, rows_text
 from runners.tables import names, plan_table, store_of
 
 CONFIG = "status"
@@ -32,14 +31,11 @@ def main(config: DictConfig) -> int:
         rows.append({"table": name, "cells": sum(counts.values()), **counts})
     print(rows_text(rows, config.format))
     if config.format == "text":
-        _print_failures(scan)
+        print("\n".join(failures_text(_failures(scan))))
     for problem in scan.problems:
         print(f"warning: {problem.path} cannot be used: {problem.reason}", file=sys.stderr)
     return 0
 
 
-def _print_failures(scan: Any) -> None:
-    failed = [record for record in scan.records.values() if record.status == "failed"]
-    for record in failed:
-        key = record.key
-        print(f"failed: {record.id} {key.method} on {key.dataset}, seed {key.seed}: {record.reason}")
+def _failures(scan: Scan) -> dict[str, str]:
+    return {record.id: record.reason or "" for record in scan.records.values() if record.status == "failed"}

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from results import render
 from results.rollup import Table
 from runners.compose import instantiate
+from runners.formats import failures_text
 from runners.tables import TABLES, PlannedTable, plan_table, store_of
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def main(config: DictConfig) -> int:
 
         tally = launcher.launch(runs, execute=carry_out, stop=stop)
     print(publish(table, table.roll_up(store.scan())))
-    for id, reason in tally.failed.items():
-        print(f"failed: {id}: {reason}", file=sys.stderr)
+    for line in failures_text(tally.failed):
+        print(line, file=sys.stderr)
     before = len(table.planned) - len(runs)
     summary = f"{tally.ok} run, {len(tally.failed)} failed, {before} recorded before, {tally.left} left"
     print(f"{table.spec.name}: {summary}", file=sys.stderr)
