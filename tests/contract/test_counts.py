@@ -23,7 +23,9 @@ def check(method: AdapterMethod, site: Site) -> None:
     assert left.shape[0] == site.out_features
     assert right.shape[1] == site.in_features
     assert adapter.delta().shape == (site.out_features, site.in_features)
-    assert all(parameter.dtype == torch.float32 and parameter.device.type == "cpu" for parameter in adapter.parameters())
+    assert all(
+        parameter.dtype == torch.float32 and parameter.device.type == "cpu" for parameter in adapter.parameters()
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])

@@ -20,7 +20,8 @@ def ranks(name: str, *, size: int, **changes: object) -> dict[str, int]:
     perturb(adaptation)
     with torch.no_grad():
         return {
-            site.name: int(torch.linalg.matrix_rank(adaptation.adapters[site.name].delta())) for site in adaptation.sites
+            site.name: int(torch.linalg.matrix_rank(adaptation.adapters[site.name].delta()))
+            for site in adaptation.sites
         }
 
 
