@@ -36,7 +36,9 @@ class Tiny(nn.Module):
                 if parameter.ndim == 1:
                     nn.init.normal_(parameter, mean=float("norm.weight" in name), std=0.2)
                 else:
-                    nn.init.normal_(parameter, std=parameter.shape[0 if name.startswith(("conv", "back")) else 1] ** -0.5)
+                    nn.init.normal_(
+                        parameter, std=parameter.shape[0 if name.startswith(("conv", "back")) else 1] ** -0.5
+                    )
         if larger:
             self.huge = nn.Linear(30, 40)
 
