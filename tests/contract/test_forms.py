@@ -1,4 +1,4 @@
-"""Contract 7: activation form equals weight form, gradients are exact, and an adapted weight is formed once per forward."""
+"""Contract 7: activation form equals weight form, gradients are exact, and a weight is adapted once per forward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contract 5: a saved adapter holds what was trained and nothing else, and a fresh process computes the same from it."""
+"""Contract 5: a saved adapter holds what was trained and nothing else, and a fresh process computes the same."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def put_bases(adapter: Adapter, bases: dict[str, Tensor]) -> None:
 
 
 def paired(b: Tensor, n: int) -> Tensor:
-    """Return B (bases, rows, rank) as our rows x n r: position i r + k holds what the published order has at k n + i."""
+    """Return B (bases, rows, rank) as our rows x n r: place i r + k gets what is published at k n + i."""
     rank = b.shape[2]
     published = b[:n].permute(1, 0, 2).flatten(1)
     order = [k * n + i for i in range(n) for k in range(rank)]
