@@ -10,6 +10,7 @@ Examples:
 from __future__ import annotations
 
 import sys
+
 from omegaconf import DictConfig
 
 from results.store import Scan
