@@ -147,12 +147,14 @@ def inject(model: nn.Module, *, method: AdapterMethod, sites: Sequence[Site], se
     Base weights must be loaded before: injection renames them.
 
     Raises:
-        ValueError: naming the site, if the rank does not fit it, its weight is not floating point, it is adapted
-            already, or ``contraction='activation'`` is asked of a weight that its module does not apply itself.
+        ValueError: if there is no site; naming the site, if the rank does not fit it, its weight is not floating point, it
+            is adapted already, or ``contraction='activation'`` is asked of a weight its module does not apply itself.
     """
-    freeze(model)
+    if not sites:
+        raise ValueError(f"{type(method).__name__}: there is no site to adapt; name weights in the backbone's targets")
     for site in sites:
         _check(model, method, site)
+    freeze(model)
     shared = method.shared(sites, seed_for(seed, "bases"))
     adapters: dict[str, Adapter] = {}
     for site in sites:
