@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from randlora.adapter import Method, Targets
+from randlora.checks import check_flag, check_whole
 
 NEAR = 0.9  # share of a budget below which a method's largest size counts as unable to reach it
 
@@ -57,8 +58,8 @@ class ParameterBudget(Budget):
     allow_over: bool
 
     def __post_init__(self) -> None:
-        if self.parameters < 1:
-            raise ValueError(f"ParameterBudget.parameters = {self.parameters}; valid: 1 or more")
+        check_whole(self, "parameters")
+        check_flag(self, "allow_over")
 
     def solve(self, method: Method, targets: Targets) -> Solution:
         """Return the method at its best size."""
@@ -76,6 +77,9 @@ class MatchMethod(Budget):
 
     reference: Method
     allow_over: bool
+
+    def __post_init__(self) -> None:
+        check_flag(self, "allow_over")
 
     def solve(self, method: Method, targets: Targets) -> Solution:
         """Return the method at its best size."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from randlora.checks import check_choice, check_positive, check_whole
+from randlora.checks import check_choice, check_flag, check_positive, check_share, check_whole, is_number
 from randlora.data.batches import BatchPlan, Crop
 from randlora.tasks.base import Task
 
@@ -86,15 +86,16 @@ class Recipe:
         check_choice(self, "schedule", ("cosine", "linear", "constant"))
         check_choice(self, "crop", ("none", "pad", "resized"))
         check_choice(self, "evaluate_on", ("test", "validation"))
-        self._check_range("fraction", 0, 1, open_below=True)
-        self._check_range("final_fraction", 0, 1)
-        for name in ("weight_decay", "warmup_steps", "min_steps_per_epoch", "crop_padding"):
-            self._check_range(name, 0, math.inf)
-        for name in ("betas", "crop_scale"):
-            values = tuple(getattr(self, name))
-            if len(values) != 2 or not all(0 <= value <= 1 for value in values):
-                raise ValueError(f"Recipe.{name} = {list(values)}; valid: two numbers from 0 to 1")
-            object.__setattr__(self, name, values)
+        check_share(self, "fraction", zero=False)
+        check_share(self, "final_fraction")
+        check_whole(self, "warmup_steps", "min_steps_per_epoch", "crop_padding", "validation_per_class", least=0)
+        check_flag(self, "replacement", "flip")
+        if not is_number(self.weight_decay) or self.weight_decay < 0:
+            raise ValueError(f"Recipe.weight_decay = {self.weight_decay!r}; valid: a number of 0 or more")
+        self._check_pair("betas", "two numbers from 0 and below 1", lambda one, two: 0 <= one < 1 and 0 <= two < 1)
+        self._check_pair("crop_scale", "two numbers, 0 < low <= high <= 1", lambda low, high: 0 < low <= high <= 1)
+        if self.evaluate_on == "validation" and self.validation_per_class == 0:
+            raise ValueError("Recipe.evaluate_on = 'validation' needs a validation_per_class of 1 or more")
 
     def plan(self, n: int, *, seed: int) -> BatchPlan:
         """Return which of ``n`` training images form which batch."""
@@ -121,8 +122,9 @@ class Recipe:
         fall = 0.5 * (1 + math.cos(math.pi * progress)) if self.schedule == "cosine" else 1 - progress
         return self.final_fraction + (1 - self.final_fraction) * fall
 
-    def _check_range(self, name: str, low: float, high: float, *, open_below: bool = False) -> None:
+    def _check_pair(self, name: str, valid: str, fits: Callable[[float, float], bool]) -> None:
         value = getattr(self, name)
-        if not low <= value <= high or (open_below and value == low):
-            upper = "" if high == math.inf else f" and at most {high}"
-            raise ValueError(f"Recipe.{name} = {value}; valid: {'above' if open_below else 'at least'} {low}{upper}")
+        pair = tuple(value) if isinstance(value, Sequence) else ()
+        if len(pair) != 2 or not all(map(is_number, pair)) or not fits(*pair):
+            raise ValueError(f"Recipe.{name} = {value!r}; valid: {valid}")
+        object.__setattr__(self, name, pair)

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from randlora.adapter import Adapter, AdapterMethod, Shared, Site, check_rank
 from randlora.bases import DISTRIBUTIONS, Distribution, filled, random_rows
-from randlora.checks import check_choice, check_positive, check_whole
+from randlora.checks import check_choice, check_positive, check_whole, is_number
 from randlora.scaling import SCALE_RULES, ScaleRule, scale_of
 
 BasisCount = Literal["floor", "ceil", "floor_plus_one"]
@@ -93,8 +93,8 @@ class RandLoRA(AdapterMethod):
         check_choice(self, "zero_diagonal", ("gamma", "lambda"))
         check_choice(self, "scale_rule", SCALE_RULES)
         check_choice(self, "distribution", DISTRIBUTIONS)
-        if self.sparsity < 2:
-            raise ValueError(f"RandLoRA.sparsity = {self.sparsity}; valid: 2 (binary) or more")
+        if not is_number(self.sparsity) or self.sparsity < 2:
+            raise ValueError(f"RandLoRA.sparsity = {self.sparsity!r}; valid: 2 (binary) or more")
 
     def check_site(self, site: Site) -> None:
         """Raise ValueError where the rank exceeds the shorter side."""

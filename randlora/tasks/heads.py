@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from randlora.backbones.base import Backbone
+from randlora.checks import check_share, is_number
 from randlora.seeds import generator_for
 from randlora.tasks.base import Objective, Task, Vocabulary
 from randlora.tasks.image_text import class_embeddings
@@ -28,6 +29,9 @@ class FrozenTextHead(Task):
     """
 
     label_smoothing: float
+
+    def __post_init__(self) -> None:
+        check_share(self, "label_smoothing", one=False)
 
     def build(self, *, backbone: Backbone, model: nn.Module, vocabulary: Vocabulary, seed: int) -> FrozenTextObjective:
         """Return the objective; the head comes from the text tower as it is now."""
@@ -71,6 +75,11 @@ class LinearHead(Task):
     has_head: ClassVar[bool] = True
     initial_std: float
     label_smoothing: float
+
+    def __post_init__(self) -> None:
+        if not is_number(self.initial_std) or self.initial_std < 0:
+            raise ValueError(f"LinearHead.initial_std = {self.initial_std!r}; valid: a number of 0 or more")
+        check_share(self, "label_smoothing", one=False)
 
     def head_size(self, *, backbone: Backbone, model: nn.Module, n_classes: int) -> int:
         """Return classes times feature width."""

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from randlora.backbones.base import Backbone
-from randlora.checks import check_choice
+from randlora.checks import check_choice, check_share
 from randlora.tasks.base import Objective, Task, Vocabulary
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ class ImageText(Task):
         check_choice(self, "temperature", ("exponential", "raw"))
         check_choice(self, "train_prompts", ("prompt", "templates"))
         check_choice(self, "test_prompts", ("prompt", "templates"))
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"ImageText.label_smoothing = {self.label_smoothing}; valid: 0 up to 1")
+        check_share(self, "label_smoothing", one=False)
 
     def build(self, *, backbone: Backbone, model: nn.Module, vocabulary: Vocabulary, seed: int) -> ImageTextObjective:
         """Return the objective with every prompt tokenized."""
