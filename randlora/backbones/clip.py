@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile, is_zipfile
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OWN_CONFIGS = Path(__file__).parent
+NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # plain numbers in OpenAI's files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,21 +136,33 @@ class OpenClip(Backbone):
 def _load_file(model: nn.Module, path: Path, *, name: str) -> None:
     if not path.is_file():
         raise WeightsError(_missing(path, name))
-    from open_clip.factory import load_state_dict, resize_pos_embed, resize_text_pos_embed
+    from open_clip.factory import resize_pos_embed, resize_text_pos_embed
 
     try:
-        state = load_state_dict(str(path), device="cpu")
+        state = {key: _in_float32(value) for key, value in _read(path).items() if key not in NO_WEIGHTS}
     except Exception as error:
         raise WeightsError(
             f"backbone {name}: {path} cannot be read as weights ({error}); fetch the file again"
         ) from error
-    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    resize_pos_embed(state, model)
-    resize_text_pos_embed(state, model)
     try:
-        model.load_state_dict({key: state[key] for key in state if key not in ("input_resolution", "vocab_size")})
-    except (RuntimeError, KeyError) as error:
+        resize_pos_embed(state, model)
+        resize_text_pos_embed(state, model)
+        model.load_state_dict(state)
+    except (AssertionError, RuntimeError, KeyError, IndexError) as error:
         raise WeightsError(f"backbone {name}: {path} holds weights of another architecture: {error}") from error
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    """Return the tensors of a weights file; OpenAI publishes TorchScript archives, everyone else plain tensors."""
+    from open_clip.factory import load_state_dict
+
+    if is_zipfile(path) and any(name.endswith("/constants.pkl") for name in ZipFile(path).namelist()):
+        return torch.jit.load(str(path), map_location="cpu").state_dict()
+    return load_state_dict(str(path), device="cpu")
+
+
+def _in_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _missing(path: Path, name: str) -> str:
@@ -182,5 +196,5 @@ def _tokenizer_of(model: str) -> Any:
 def _own_stream(seed: int) -> Iterator[None]:
     """Initialise from the seed and leave the global generator as it was: torch's initialisers take no generator."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         yield
