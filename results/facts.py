@@ -13,12 +13,14 @@ from results.record import Memory, Record
 class Facts:
     """Medians over the completed runs of a row; None where there is none, or where devices differ.
 
+    `budget_parameters` is what was asked for, `adapter_parameters` what was reached.
     `peak_memory_bytes` is what training allocated on an accelerator, or the peak of the whole process on a CPU
     (`whole_process`); a row that trains nothing has the peak of its evaluation and no `step_time_s`.
     """
 
     adapter_parameters: int | None = None
     head_parameters: int | None = None
+    budget_parameters: int | None = None
     peak_memory_bytes: int | None = None
     step_time_s: float | None = None
     whole_process: bool = False
@@ -35,6 +37,7 @@ def gather_facts(records: Sequence[Record]) -> Facts:
     return Facts(
         adapter_parameters=_median(each.adapter for each in parameters),
         head_parameters=_median(each.head for each in parameters),
+        budget_parameters=_median(each.budget_asked for each in parameters),
         peak_memory_bytes=_median(_peak_bytes(each) for each in memory),
         step_time_s=_median_time(record.timing.step_median_s for record in comparable if record.timing is not None),
         whole_process=any(not _on_accelerator(each) for each in memory),

@@ -42,7 +42,7 @@ def lay_out(table: Table, markup: Markup) -> Sheet:
     spec = table.spec
     header = [*map(_heading, spec.rows), *map(" · ".join, table.columns)]
     header += [" · ".join((*labels, "Average")) for labels in table.average_columns]
-    header += [_FACTS[fact][0] for fact in spec.facts]
+    header += [_FACTS[fact][0] for fact in _facts(table)]
     lines, blocks = [], set()
     previous: tuple[str, ...] = ()
     for index, row in enumerate(table.rows):
@@ -99,10 +99,17 @@ def _shown(value: int | None, form: Callable[[int], str]) -> str:
 
 _FACTS: Mapping[str, tuple[str, Callable[[Facts], str]]] = {
     "adapter_parameters": ("Adapter", lambda facts: _shown(facts.adapter_parameters, quantity)),
+    "budget": ("Budget", lambda facts: _shown(facts.budget_parameters, quantity)),
     "head_parameters": ("Head", lambda facts: _shown(facts.head_parameters, quantity)),
     "peak_memory": ("Peak memory", lambda facts: _shown(facts.peak_memory_bytes, size)),
     "step_time": ("Step", lambda facts: "" if facts.step_time_s is None else duration(facts.step_time_s)),
 }
+
+
+def _facts(table: Table) -> tuple[str, ...]:
+    """Return the extra columns; that of the budget only where a row has one."""
+    budgeted = any(row.facts.budget_parameters is not None for row in table.rows)
+    return tuple(fact for fact in table.spec.facts if fact != "budget" or budgeted)
 
 
 def _line(table: Table, row: Row, previous: tuple[str, ...], markup: Markup) -> tuple[str, ...]:
@@ -113,7 +120,7 @@ def _line(table: Table, row: Row, previous: tuple[str, ...], markup: Markup) -> 
     ]
     labels[-1] += _notes(row.footnotes, markup)
     entries = [_entry(entry, markup) for entry in (*row.entries, *row.averages)]
-    return (*labels, *entries, *(_FACTS[fact][1](row.facts) for fact in table.spec.facts))
+    return (*labels, *entries, *(_FACTS[fact][1](row.facts) for fact in _facts(table)))
 
 
 def _entry(entry: Entry, markup: Markup) -> str:
@@ -175,7 +182,8 @@ def _legend(table: Table, markup: Markup) -> list[str]:
     if any(entry.paper is not None for entry in entries):
         parts.append("In brackets: the paper's number, and ours minus the paper's.")
     if {"adapter_parameters", "head_parameters"} & set(table.spec.facts):
-        parts.append("Adapter and head: trainable parameters.")
+        reached = ", the first within the budget asked for" if "budget" in _facts(table) else ""
+        parts.append(f"Adapter and head: trainable parameters{reached}.")
     return [*parts, *_measurement_legend(table, markup), _coverage(table)]
 
 

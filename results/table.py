@@ -39,7 +39,7 @@ import yaml
 from results.paper_numbers import Paper, PaperError
 from results.record import Key
 
-FACTS = ("adapter_parameters", "head_parameters", "peak_memory", "step_time")
+FACTS = ("budget", "adapter_parameters", "head_parameters", "peak_memory", "step_time")
 """The extra columns a table can have; each is the median over the completed runs of a row."""
 
 

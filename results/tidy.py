@@ -90,6 +90,7 @@ def _facts(row: Row) -> dict[str, Any]:
     return {
         "adapter_parameters": facts.adapter_parameters,
         "head_parameters": facts.head_parameters,
+        "budget_parameters": facts.budget_parameters,
         "peak_memory_bytes": facts.peak_memory_bytes,
         "step_time_s": facts.step_time_s,
         "memory_of_whole_process": facts.whole_process if facts.peak_memory_bytes is not None else None,

@@ -13,23 +13,6 @@ from runners.compose import ConfigError
 FORMATS = ("text", "json", "csv")
 
 
-def parameters_text(count: int) -> str:
-    """Return a parameter count: 812, 64.4 k, 6.0 M."""
-    if count < 1000:
-        return str(count)
-    return f"{count / 1e3:.1f} k" if count < 1e6 else f"{count / 1e6:.2f} M"
-
-
-def memory_text(count: int) -> str:
-    """Return bytes in MiB or GiB."""
-    return f"{count / 2**20:,.0f} MiB" if count < 2**30 else f"{count / 2**30:.2f} GiB"
-
-
-def seconds_text(seconds: float) -> str:
-    """Return seconds, or milliseconds below one."""
-    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
-
-
 def failures_text(reasons: Mapping[str, str]) -> list[str]:
     """Return one line per distinct reason of failed runs, with how many share it and one id to look at."""
     ids: dict[str, list[str]] = {}

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from results.sheet import duration, quantity, size
 from runners.compose import instantiate
-from runners.formats import memory_text, parameters_text, seconds_text
 
 if TYPE_CHECKING:
     from results.record import Record
@@ -64,7 +64,7 @@ def describe(record: Record) -> str:
     lines += [f"  {name}: {100 * value:.2f} %" for name, value in record.metrics.items()]
     if record.parameters is not None:
         counts = record.parameters
-        backbone, head = parameters_text(counts.adapter), parameters_text(counts.head)
+        backbone, head = quantity(counts.adapter), quantity(counts.head)
         text = f"  trainable: {backbone} in the backbone, {head} in the head"
         if counts.budget_asked is not None:
             text += f" (budget {counts.budget_asked:,}, reached {counts.budget_reached:,})"
@@ -72,11 +72,11 @@ def describe(record: Record) -> str:
         if counts.budget_note:
             lines.append(f"  note: {counts.budget_note}")
     if record.timing is not None and record.timing.step_median_s is not None:
-        lines.append(f"  step: {seconds_text(record.timing.step_median_s)} (median of {record.timing.steps})")
+        lines.append(f"  step: {duration(record.timing.step_median_s)} (median of {record.timing.steps})")
     train = record.memory.train if record.memory is not None else None
     if train is not None:
         peak = train.allocated_bytes if train.allocated_bytes is not None else train.process_peak_bytes
         kind = "allocated" if train.allocated_bytes is not None else "process"
         if peak is not None:
-            lines.append(f"  peak memory in training ({kind}): {memory_text(peak)}")
+            lines.append(f"  peak memory in training ({kind}): {size(peak)}")
     return "\n".join(lines)

@@ -219,3 +219,16 @@ def test_quantities(count: int, text: str) -> None:
 def test_sizes_and_durations() -> None:
     assert [size(n) for n in (5 * 2**19, 700 * 2**20, 5 * 2**28)] == ["2.5 MiB", "700 MiB", "1.25 GiB"]
     assert [duration(s) for s in (0.00124, 0.0124, 1.24)] == ["1.24 ms", "12.4 ms", "1240 ms"]
+
+
+def test_the_budget_stands_beside_what_was_reached(spec: TableSpec) -> None:
+    counts = Parameters(adapter=64_368, head=0, frozen=9, budget_asked=70_656, budget_reached=64_368)
+    records = [record_of(cell.labels, top1=0.5, parameters=counts) for cell in spec.cells()]
+    table = roll_up(spec, plan(spec), by_id(*records))
+    text = render.markdown(table)
+    header = [cell.strip() for cell in text.splitlines()[2].strip("|").split("|")]
+    assert dict(zip(header, _cells(text, "RandLoRA"), strict=True)) | {"Budget": "70.7 k", "Adapter": "64.4 k"} == dict(
+        zip(header, _cells(text, "RandLoRA"), strict=True)
+    )
+    assert json_module.loads(render.json(table))["rows"][0]["facts"]["budget_parameters"] == 70_656
+    assert "Budget" not in render.markdown(_table(spec))

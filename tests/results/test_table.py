@@ -67,7 +67,7 @@ def test_the_cells_are_the_product_of_the_axes(tmp_path: Path) -> None:
         (
             "repeat: [seed]",
             "repeat: [seed]\nfacts: [speed]",
-            "facts does not know 'speed'; it takes adapter_parameters",
+            "facts does not know 'speed'; it takes budget, adapter_parameters",
         ),
         ("repeat: [seed]", "repeat: [seed]\nreferences: [FT]", "references does not know 'FT'; it takes LoRA, on"),
         ("fixed: [", "fixed: [[", "not valid YAML"),
