@@ -147,8 +147,9 @@ def inject(model: nn.Module, *, method: AdapterMethod, sites: Sequence[Site], se
     Base weights must be loaded before: injection renames them.
 
     Raises:
-        ValueError: if there is no site; naming the site, if the rank does not fit it, its weight is not floating point, it
-            is adapted already, or ``contraction='activation'`` is asked of a weight its module does not apply itself.
+        ValueError: if there is no site; naming the site, if the rank does not fit it, its weight is not floating point,
+            it is adapted already, or ``contraction='activation'`` is asked of a weight that its module does not apply
+            itself.
     """
     if not sites:
         raise ValueError(f"{type(method).__name__}: there is no site to adapt; name weights in the backbone's targets")
