@@ -11,6 +11,7 @@ from types import ModuleType
 from omegaconf import DictConfig, OmegaConf
 
 from runners.compose import CONF, ConfigError, compose, primary_config
+from runners.interrupt import Interrupted
 from runners.machine import EXPERIMENTS, ROOT
 
 VERBS = {
@@ -58,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _known_errors() as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except (Interrupted, KeyboardInterrupt) as interruption:
+        print(str(interruption) or "interrupted", file=sys.stderr)
         return 130
 
 

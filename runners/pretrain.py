@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from results.files import write_text
 from runners.compose import instantiate, plain
 from runners.machine import ROOT, Machine
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from randlora.data.images import ImageDataset
     from randlora.data.mix import TrainingMix
     from randlora.tasks.base import Objective
+    from runners.checkpoint import Checkpointer
 
 CONFIG = "pretrain"
 
@@ -57,6 +59,7 @@ def main(config: DictConfig) -> int:
     seconds = _train(config, settings, objective, mix=mix, accelerator=accelerator)
     output = ROOT / config.output
     _write_weights(model, output)
+    _checkpointer(config, machine).clear()
     shipped = dataclasses.replace(backbone, checkpoint=str(output))
     scores = {
         dataset.name: zero_shot(shipped, dataset, templates=templates, machine=machine, cache=cache)
@@ -65,18 +68,13 @@ def main(config: DictConfig) -> int:
     report = {
         "zero_shot_top1": scores,
         "train_seconds": round(seconds, 1),
-        "images": len(mix.labels),
-        "classes": len(mix.classes),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "device": str(accelerator.device),
+        "precision": machine.training_precision(),
         "bytes": output.stat().st_size,
         "sha256": shipped.weights_digest(root=ROOT),
-        "precision": machine.training_precision(),
-        "device": str(accelerator.device),
-        "seed": config.seed,
-        "recipe": plain(config.recipe),
-        "data_digests": dict(mix.digests),
+        **_origin(config, model, mix),
     }
-    output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+    write_text(output.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
     print(f"weights: {output}")
     for name, score in scores.items():
         print(f"zero-shot top-1 on {name}: {100 * score:.1f} %")
@@ -104,8 +102,6 @@ def zero_shot(
 def _train(
     config: DictConfig, settings: Mapping[str, Any], objective: Objective, *, mix: TrainingMix, accelerator: Accelerator
 ) -> float:
-    from results.record import run_id
-    from runners.checkpoint import Checkpointer
     from runners.interrupt import stop_on_signals
     from runners.progress import step_progress
     from runners.trainer import TrainingData, train
@@ -114,13 +110,6 @@ def _train(
     adaptation = settings["method"].apply(model, backbone.targets_of(model), seed=config.seed)
     mean, std = backbone.image_statistics(model)
     images, labels = mix.images.to(accelerator.device), mix.labels.to(accelerator.device)
-    identity = {name: plain(config[name]) for name in ("backbone", "recipe", "train", "templates", "seed")}
-    checkpointer = Checkpointer(
-        (ROOT / config.output).with_suffix(".checkpoint"),
-        run=run_id(identity),
-        every_s=machine.checkpoint_every_s,
-        every_steps=machine.checkpoint_every_steps,
-    )
     with stop_on_signals() as stop, step_progress("pretrain") as on_step:
         clock = train(
             objective,
@@ -129,11 +118,36 @@ def _train(
             data=TrainingData(images=images, labels=labels, mean=mean, std=std),
             accelerator=accelerator,
             seed=config.seed,
-            checkpointer=checkpointer,
+            checkpointer=_checkpointer(config, machine),
             on_step=on_step,
             stop=stop,
         )
     return sum(clock.steps_s)
+
+
+def _origin(config: DictConfig, model: nn.Module, mix: TrainingMix) -> dict[str, Any]:
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "images": len(mix.labels),
+        "classes": len(mix.classes),
+        "data_digests": dict(mix.digests),
+        "templates": list(config.templates),
+        "recipe": plain(config.recipe),
+        "seed": config.seed,
+    }
+
+
+def _checkpointer(config: DictConfig, machine: Machine) -> Checkpointer:
+    from results.record import run_id
+    from runners.checkpoint import Checkpointer
+
+    identity = {name: plain(config[name]) for name in ("backbone", "recipe", "train", "templates", "seed")}
+    return Checkpointer(
+        (ROOT / config.output).with_suffix(".checkpoint"),
+        run=run_id(identity),
+        every_s=machine.checkpoint_every_s,
+        every_steps=machine.checkpoint_every_steps,
+    )
 
 
 def _write_weights(model: nn.Module, output: Path) -> None:
