@@ -23,6 +23,7 @@ VERBS = {
     "publish": "copy a table's records to where they are committed",
     "pretrain": "train the embedded CLIP from nothing",
 }
+INTERRUPTED = 130
 HYDRA_FLAGS = (
     "-m",
     "--multirun",
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except (Interrupted, KeyboardInterrupt) as interruption:
         print(str(interruption) or "interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def _start(module: ModuleType, overrides: Sequence[str]) -> int:
@@ -79,13 +80,17 @@ def _through_hydra(module: ModuleType, arguments: Sequence[str]) -> int:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    overrides = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
+    overrides = [one for one in arguments if one.startswith("~") or ("=" in one and not one.startswith("-"))]
     multirun = "-m" in arguments or "--multirun" in arguments
     for job in _jobs(overrides) if multirun else [overrides]:
         compose(module.CONFIG, job)
     codes: list[int] = []
+    typed = sys.argv
 
     def task(_: object) -> None:
+        if INTERRUPTED in codes:  # one interruption ends the whole multirun
+            return
+        sys.argv = typed  # what records state as the command
         job = [str(override) for override in HydraConfig.get().overrides.task]
         try:
             codes.append(_start(module, job))
@@ -97,25 +102,36 @@ def _through_hydra(module: ModuleType, arguments: Sequence[str]) -> int:
     flags = [argument for argument in arguments if argument not in overrides]
     # argparse takes the overrides in one piece only, so they come before the flags
     sys.argv = ["randlora", *own, "hydra.run.dir=.", "hydra/job_logging=disabled", *overrides, *flags]
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name=module.CONFIG)(task)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=module.CONFIG)(task)()
+    finally:
+        sys.argv = typed
     return max(codes, default=0)
 
 
 def _jobs(overrides: Sequence[str]) -> list[list[str]]:
     """Return the override lists of the jobs of a multirun."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
 
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except OverrideParseException as error:
-        raise ConfigError(f"cannot read the override {error.override!r}") from error
-    values = [
-        [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
-        if one.is_sweep_override()
-        else [str(one.input_line)]
-        for one in parsed
-    ]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()  # knows the choices that glob(...) stands for
+        try:
+            parsed = OverridesParser.create(loader).parse_overrides(list(overrides))
+        except OverrideParseException as error:
+            raise ConfigError(f"cannot read the override {error.override!r}") from error
+        values = [
+            [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
+            if one.is_sweep_override()
+            else [str(one.input_line)]
+            for one in parsed
+        ]
+    for one, found in zip(parsed, values, strict=True):
+        if not found:
+            raise ConfigError(f"{one.input_line} matches nothing")
     return [list(job) for job in itertools.product(*values)]
 
 

@@ -144,6 +144,8 @@ def _explain(name: str, overrides: Sequence[str], error: Exception, *, conf: Pat
         key = override.key_or_group
         if override.is_add() or override.is_delete() or key.startswith("hydra"):
             continue
+        if override.is_sweep_override():
+            return f"{override.input_line}: several values are several runs; start them with -m (multirun)"
         if key in groups and override.value() not in groups[key]:
             return f"{key}={override.value()}: there is no such {key}; valid: {', '.join(groups[key])}"
         rest = key.split(".")[1:]
