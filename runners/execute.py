@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +18,7 @@ from randlora.inject import Adaptation, fingerprint
 from randlora.seeds import seed_for
 from randlora.storage import save_adapter
 from randlora.tasks.base import Objective, Vocabulary
+from results.files import StoreError, write_text
 from results.record import Parameters, Record, Timing
 from results.store import RecordStore
 from runners.checkpoint import Checkpointer
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from randlora.data.decode import DecodedSplit
+
+FAILURE = "failure.txt"
+# the machine's trouble and not the run's: no reason for a failed record
+DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(kw_only=True)
@@ -58,24 +65,36 @@ def execute(run: Run, bench: Bench) -> Record:
 
     Raises:
         Interrupted: if the run was asked to stop; its state is kept and no record is written.
-        StoreError: if the record cannot be written.
+        StoreError: if the disk refuses what the run writes; its checkpoint is kept and no record is written.
     """
-    began = time.perf_counter()
+    began, started_at = time.perf_counter(), datetime.now(UTC)
     folder = bench.store.folder(run.id)
     log = run.logger.open(id=run.id, folder=folder, config=run.config)
     facts: dict[str, Any] = {}
     try:
         outcome = _outcome(run, bench, facts, log_step=log.step)
+    except StoreError:
+        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
+            raise StoreError(
+                f"cannot write in {folder}: {error.strerror}; free some space and run it again, what is there is intact"
+            ) from error
         outcome = {"status": "failed", "reason": _reason(error)}
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "failure.txt").write_text(traceback.format_exc(), encoding="utf-8")
-    source = provenance(run.machine, data_digests=facts.get("digests", {}), weights_digest=facts.get("weights"))
+        write_text(folder / FAILURE, traceback.format_exc())
+    source = provenance(
+        run.machine,
+        data_digests=facts.get("digests", {}),
+        weights_digest=facts.get("weights"),
+        started_at=started_at,
+    )
     if "timing" in outcome:
         outcome["timing"]["total_s"] = time.perf_counter() - began
         outcome["timing"] = Timing(**outcome["timing"])
     record = Record(id=run.id, key=run.key, config=run.config, provenance=source, **outcome)
     bench.store.write(record)
+    if record.status == "ok":
+        (folder / FAILURE).unlink(missing_ok=True)
     log.finish({"status": record.status, "metrics": dict(record.metrics), "id": record.id})
     _checkpointer(run, bench).clear()
     return record

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
@@ -19,8 +19,10 @@ from runners.machine import ROOT, Machine
 PACKAGES = ("torch", "accelerate", "open_clip_torch", "timm", "transformers", "datasets", "hydra-core", "pandas")
 
 
-def provenance(machine: Machine, *, data_digests: Mapping[str, str], weights_digest: str | None) -> Provenance:
-    """Return the provenance of a run that starts now."""
+def provenance(
+    machine: Machine, *, data_digests: Mapping[str, str], weights_digest: str | None, started_at: datetime
+) -> Provenance:
+    """Return the provenance of a run of this process."""
     device = machine.torch_device()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return Provenance(
@@ -33,7 +35,7 @@ def provenance(machine: Machine, *, data_digests: Mapping[str, str], weights_dig
         data_digests=dict(data_digests),
         weights_digest=weights_digest,
         command=shlex.join(["randlora", *sys.argv[1:]]),
-        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        started_at=started_at.isoformat(timespec="seconds"),
     )
 
 
