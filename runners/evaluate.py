@@ -9,6 +9,7 @@ import torch
 
 from randlora.data.batches import normalise
 from randlora.tasks.base import Objective
+from runners.trainer import DivergenceError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,11 @@ def predict(
     batch_size: int,
     device: torch.device,
 ) -> Predictions:
-    """Return predictions for a decoded split, without augmentation."""
+    """Return predictions for a decoded split, without augmentation.
+
+    Raises:
+        DivergenceError: if a score is not finite: its largest would mean nothing.
+    """
     objective.eval()
     classifier = objective.classifier()
     scores = [
@@ -61,5 +66,7 @@ def predict(
         for images in split.images.split(batch_size)
     ]
     logits = torch.cat(scores)
+    if not logits.isfinite().all():
+        raise DivergenceError("the scores are not finite after training; lower the learning rate or the scale")
     probability = logits.softmax(1).gather(1, split.labels[:, None]).squeeze(1)
     return Predictions(labels=split.labels, predicted=logits.argmax(1), probability=probability)
