@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,9 +52,9 @@ class Checkpointer:
             return None
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, ValueError, OSError):
+        except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError):
             return None
-        return state if state.get("run") == self.run else None
+        return state if isinstance(state, dict) and state.get("run") == self.run else None
 
     def restore(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, Any] | None:
         """Copy a saved state into the parameters and return the rest of it; None if there is none."""
