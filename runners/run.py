@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from results.record import RecordError
 from results.sheet import duration, quantity, size
 from runners.compose import instantiate
 
 if TYPE_CHECKING:
     from results.record import Record
+    from results.store import RecordStore
 
 CONFIG = "config"
 
@@ -38,7 +40,7 @@ def main(config: DictConfig) -> int:
     run = check_run(config)
     launcher = instantiate(config)["launcher"]
     store = RecordStore(run.machine.results_path)
-    record = store.read(run.id)
+    record = _recorded(store, run.id)
     if record is not None and not launcher.pending([run.id], {run.id: record}):
         print(f"recorded before, not run again (launcher.rerun=true runs it): {store.folder(run.id)}", file=sys.stderr)
     else:
@@ -52,6 +54,15 @@ def main(config: DictConfig) -> int:
     print(describe(record))
     print(f"record: {store.folder(run.id) / 'record.json'}")
     return 0 if record.status == "ok" else 1
+
+
+def _recorded(store: RecordStore, id: str) -> Record | None:
+    """Return the record of a run; one that cannot be read is none, as in a sweep."""
+    try:
+        return store.read(id)
+    except RecordError as error:
+        print(f"warning: {error}; running it again", file=sys.stderr)
+        return None
 
 
 def describe(record: Record) -> str:
