@@ -43,20 +43,32 @@ def main(config: DictConfig) -> int:
 
 
 def _asked(config: DictConfig, methods: dict[str, Any], targets: Any) -> tuple[int, str]:
+    from runners.plan import check_sites
+
     if config.parameters is not None:
-        return int(config.parameters), f"budget {config.parameters:,}"
+        return _whole(config.parameters), f"budget {_whole(config.parameters):,}"
     if config.match not in methods:
         raise ConfigError(f"match={config.match}: there is no such method; valid: {', '.join(methods)}")
     reference = methods[config.match]
+    if not reference.trains_backbone:
+        raise ConfigError(f"match={config.match}: it trains nothing in the backbone, so there is no budget to match")
     try:
         if config.rank is not None:
             reference = reference.resized(config.rank)
+        check_sites(reference, targets)
         asked = reference.count(targets)
     except ValueError as error:
         raise ConfigError(f"match={config.match} rank={config.rank}: {error}") from error
     return asked, f"budget {asked:,}, as {config.match}" + (
         f" of {reference.size_field} {config.rank}" if config.rank else ""
     )
+
+
+def _whole(value: Any) -> int:
+    """Return a number of parameters, 1e6 for a million included."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1 or value != int(value):
+        raise ConfigError(f"parameters={value}: valid: a whole number of 1 or more")
+    return int(value)
 
 
 def _row(method: Any, targets: Any, asked: int) -> dict[str, Any]:
