@@ -6,7 +6,7 @@ Examples:
   randlora table table=demo
   randlora table table=demo format=latex
   randlora table table=demo format=json | jq .coverage
-  randlora table table=demo records=results/published/demo     the published records instead of this machine's
+  randlora table table=demo records=results/published/demo/records     the published records instead of this machine's
 """
 
 from __future__ import annotations
