@@ -47,8 +47,9 @@ def main(config: DictConfig) -> int:
     scan = store.scan()
     for problem in scan.problems:
         print(f"warning: {problem.path} cannot be used and its cell runs again: {problem.reason}", file=sys.stderr)
-    pending = set(launcher.pending([planned.id for planned in table.planned], scan.records))
-    runs = [check_run(one) for one, planned in zip(table.configs, table.planned, strict=True) if planned.id in pending]
+    configs = dict(zip((planned.id for planned in table.planned), table.configs, strict=True))
+    pending = launcher.pending(list(configs), scan.records)
+    runs = [check_run(configs[id]) for id in pending]
     print(f"{table.spec.name}: {len(table.planned)} cells, {len(runs)} to run", file=sys.stderr)
     with stop_on_signals() as stop, sweep_progress(len(runs)) as progress:
         bench = Bench(store=store, stop=stop, on_step=progress.on_step)
@@ -63,7 +64,7 @@ def main(config: DictConfig) -> int:
     print(publish(table, table.roll_up(store.scan())))
     for line in failures_text(tally.failed):
         print(line, file=sys.stderr)
-    before = len(table.planned) - len(runs)
+    before = sum(planned.id not in pending for planned in table.planned)
     summary = f"{tally.ok} run, {len(tally.failed)} failed, {before} recorded before, {tally.left} left"
     print(f"{table.spec.name}: {summary}", file=sys.stderr)
     if tally.stopped is not None:
