@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -94,7 +95,10 @@ class Machine:
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
+        # read when the first matrix product runs on a GPU; without it cuBLAS may sum in another order
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory
         torch.backends.cudnn.benchmark = False
         mixed = "bf16" if self.training_precision() == "bfloat16" else "no"
         if AcceleratorState._shared_state:
