@@ -57,8 +57,12 @@ def _assemble(
     chosen = dict(base.hydra.runtime.choices)
     for key, overrides in parts.items():
         part = _compose_part(name, tuple(overrides), known, conf=conf)
+        if key in base and key not in part:
+            raise ConfigError(f"{' '.join(overrides)}: {key} cannot be left out")
         config |= {k: part[k] for k in part if k == key or k not in config}
-        chosen |= {k: v for k, v in part.hydra.runtime.choices.items() if base.hydra.runtime.choices.get(k) != v}
+        theirs = part.hydra.runtime.choices
+        chosen = {k: v for k, v in chosen.items() if k in theirs or k not in base.hydra.runtime.choices}
+        chosen |= {k: v for k, v in theirs.items() if base.hydra.runtime.choices.get(k) != v}
     whole = OmegaConf.create({**config, "hydra": {"overrides": {"task": list(job)}, "runtime": {"choices": chosen}}})
     OmegaConf.set_struct(whole, True)
     return whole
@@ -106,6 +110,12 @@ def primary_config(name: str, *, conf: Path = CONF) -> DictConfig:
     return config
 
 
+def check_seed(config: DictConfig) -> None:
+    """Raise ConfigError unless the config's seed is a whole number."""
+    if not isinstance(config.seed, int) or isinstance(config.seed, bool):
+        raise ConfigError(f"seed={config.seed}: valid: a whole number")
+
+
 def plain(node: Any) -> Any:
     """Return a config node as plain Python data."""
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
@@ -131,7 +141,8 @@ def _instantiate(config: DictConfig, key: str) -> Any:
         cause = error.__cause__
         while cause is not None and isinstance(cause, InstantiationException):
             cause = cause.__cause__
-        raise ConfigError(f"{key}: {cause or error}") from error
+        misfit = "a value does not fit its field: " if isinstance(cause, TypeError | AttributeError) else ""
+        raise ConfigError(f"{key}: {misfit}{cause or error}".replace("\n", " ")) from error
 
 
 def _explain(name: str, overrides: Sequence[str], error: Exception, *, conf: Path) -> str:

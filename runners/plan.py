@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from results.record import Key, run_id
-from runners.compose import ConfigError, choices, instantiate, scientific
+from runners.compose import ConfigError, check_seed, choices, instantiate, scientific
 
 if TYPE_CHECKING:
     from randlora.adapter import Targets
@@ -41,7 +41,12 @@ class Run:
 
 
 def identify(config: DictConfig) -> tuple[str, Key]:
-    """Return the id and the key of a composed config, without making any object of it."""
+    """Return the id and the key of a composed config, without making any object of it.
+
+    Raises:
+        ConfigError: if the seed is not a whole number.
+    """
+    check_seed(config)
     overrides = [str(override) for override in config.hydra.overrides.task]
     chosen = choices(config)
     parts = {group: _part(group, chosen[group], overrides) for group in KEYED}
@@ -57,8 +62,7 @@ def check_run(config: DictConfig) -> Run:
         ConfigError: for a field out of range, a target pattern that matches nothing, a rank that does not fit, a
             budget out of reach, a method and a task that make no sense together, or a device that is not there.
     """
-    if not isinstance(config.seed, int) or isinstance(config.seed, bool):
-        raise ConfigError(f"seed={config.seed}: valid: a whole number")
+    id, key = identify(config)
     objects = instantiate(config)
     method, recipe, backbone = objects["method"], objects["recipe"], objects["backbone"]
     try:
@@ -69,7 +73,6 @@ def check_run(config: DictConfig) -> Run:
         check_sites(solution.method, targets)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    id, key = identify(config)
     return Run(
         id=id,
         key=key,
