@@ -6,8 +6,9 @@ measurements.
 
 Examples:
   randlora pretrain machine.data_root=/path/to/images
-  /path/to/images/{cifar100,caltech101}/{train,test}.parquet randlora pretrain machine.data_root=/path
-  recipe.epochs=30 machine.precision=bfloat16
+      where /path/to/images holds {cifar100,caltech101}/{train,test}.parquet
+  randlora pretrain machine.data_root=/path/to/images recipe.epochs=30 machine.precision=bfloat16
+
 Interrupt it whenever you like: the same command continues where it stopped.
 """
 
@@ -15,14 +16,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from results.files import write_text
-from runners.compose import instantiate, plain
+from results.files import write_atomically, write_text
+from runners.compose import ConfigError, check_seed, instantiate, plain
 from runners.machine import ROOT, Machine
 
 if TYPE_CHECKING:
@@ -40,13 +42,17 @@ CONFIG = "pretrain"
 
 
 def main(config: DictConfig) -> int:
-    """Train, write the weights and print the measured zero-shot accuracies."""
+    """Train, write the weights and print the measured zero-shot accuracies; return 0, or 1 if training diverged."""
     from randlora.data.cache import DecodedCache
     from randlora.data.mix import mix_training_splits
     from randlora.seeds import seed_for
     from randlora.tasks.base import Vocabulary
+    from runners.trainer import DivergenceError
 
+    check_seed(config)
     settings = instantiate(config)
+    if not settings["train"] or not config.templates:
+        raise ConfigError("pre-training needs at least one data set under train, and at least one of templates")
     machine, backbone, recipe = settings["machine"], settings["backbone"], settings["recipe"]
     accelerator = machine.prepare()
     model = backbone.build(root=ROOT, device=accelerator.device, seed=seed_for(config.seed, "weights"))
@@ -56,10 +62,13 @@ def main(config: DictConfig) -> int:
     templates = tuple(config.templates)
     vocabulary = Vocabulary(classes=mix.classes, prompt=templates[0], templates=templates)
     objective = recipe.task.build(backbone=backbone, model=model, vocabulary=vocabulary, seed=config.seed)
-    seconds = _train(config, settings, objective, mix=mix, accelerator=accelerator)
+    try:
+        seconds = _train(config, settings, objective, mix=mix, accelerator=accelerator)
+    except DivergenceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     output = ROOT / config.output
     _write_weights(model, output)
-    _checkpointer(config, machine).clear()
     shipped = dataclasses.replace(backbone, checkpoint=str(output))
     scores = {
         dataset.name: zero_shot(shipped, dataset, templates=templates, machine=machine, cache=cache)
@@ -75,6 +84,7 @@ def main(config: DictConfig) -> int:
         **_origin(config, model, mix),
     }
     write_text(output.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
+    _checkpointer(config, machine).clear()
     print(f"weights: {output}")
     for name, score in scores.items():
         print(f"zero-shot top-1 on {name}: {100 * score:.1f} %")
@@ -153,7 +163,9 @@ def _checkpointer(config: DictConfig, machine: Machine) -> Checkpointer:
 def _write_weights(model: nn.Module, output: Path) -> None:
     from safetensors.torch import save
 
-    from randlora.storage import write_atomically
-
     halves = {name: tensor.detach().cpu().half().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(output, save(halves))
+    write_atomically(output, lambda path: _fill(path, save(halves)))
+
+
+def _fill(path: Path, blob: bytes) -> None:
+    path.write_bytes(blob)
