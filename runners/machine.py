@@ -98,7 +98,6 @@ class Machine:
         # read when the first matrix product runs on a GPU; without it cuBLAS may sum in another order
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory
         torch.backends.cudnn.benchmark = False
         mixed = "bf16" if self.training_precision() == "bfloat16" else "no"
         if AcceleratorState._shared_state:
