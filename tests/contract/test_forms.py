@@ -15,6 +15,7 @@ from torch import Tensor
 
 from randlora.adapter import Adapter, Site
 from randlora.contraction import runs_on_activations
+from randlora.inject import owner_of
 
 
 @pytest.fixture
@@ -76,6 +77,22 @@ def test_attention_reads_its_adapted_weight_once(name: str, mode: str, formed: C
         with torch.set_grad_enabled(mode != "eval"):
             adaptation.model(inputs())
         assert formed == {id(adapter): 1 for adapter in adaptation.adapters.values()}
+
+
+@pytest.mark.parametrize("contraction", ["weight", "activation"])
+@pytest.mark.parametrize("name", ADAPTER_METHODS)
+def test_a_weight_read_after_a_forward_is_up_to_date(name: str, contraction: str) -> None:
+    method = dataclasses.replace(ADAPTER_METHODS[name], contraction=contraction)
+    adaptation = adapt(method, patterns=LINEAR_SITES)
+    for seed in (1, 2):
+        with torch.no_grad():
+            adaptation.model(inputs())
+            perturb(adaptation, seed=seed)
+            for site in adaptation.sites:
+                owner, tensor = owner_of(adaptation.model, site.name)
+                base = owner.parametrizations[tensor].original
+                delta = adaptation.adapters[site.name].delta()
+                assert torch.allclose(getattr(owner, tensor) - base, delta.T if site.transposed else delta, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ADAPTER_METHODS)
