@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import Lab, Outcome, write_table
+
+import runners.cli
+import runners.progress
+import runners.sweep
+import runners.tables
+from randlora.data.cache import DecodedCache
+from results.record import Record
+from runners.plan import Run
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def cache() -> DecodedCache:
+    return DecodedCache()
+
+
+@pytest.fixture(autouse=True)
+def _decode_once(monkeypatch: pytest.MonkeyPatch, cache: DecodedCache) -> None:
+    """Every cache is the session's, the one that a command makes for itself too."""
+    get = DecodedCache.get
+    monkeypatch.setattr(DecodedCache, "get", lambda _, *args, **kwargs: get(cache, *args, **kwargs))
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(results=tmp_path / "results")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lab, Run, Record]:
+    """One run of RandLoRA from start to end, for tests that only look at it."""
+    lab = Lab(results=tmp_path_factory.mktemp("finished"))
+    run = lab.run("method=randlora")
+    return lab, run, lab.execute(run)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Call the command line in this process."""
+
+    def call(*arguments: str) -> Outcome:
+        capsys.readouterr()
+        code = runners.cli.main(arguments)
+        out, err = capsys.readouterr()
+        return Outcome(code=code, out=out, err=err)
+
+    return call
+
+
+@pytest.fixture
+def interrupt_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Send SIGINT once after so many steps of a verb that shows steps."""
+
+    def arm(steps: int) -> None:
+        @contextmanager
+        def progress(title: str) -> Iterator[Callable[[int, int, Mapping[str, float]], None]]:
+            yield lambda done, total, values: signal.raise_signal(signal.SIGINT) if done == steps else None
+
+        monkeypatch.setattr(runners.progress, "step_progress", progress)
+
+    return arm
+
+
+@pytest.fixture
+def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of table files; rendered tables go to ``tables`` beside it."""
+    use_folders(tmp_path, monkeypatch)
+    return tmp_path / "experiments"
+
+
+@pytest.fixture(scope="session")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a whole sweep over the table ``small``, for tests that only look at them or copy them."""
+    folder = tmp_path_factory.mktemp("swept")
+    with pytest.MonkeyPatch.context() as patch:
+        use_folders(folder, patch)
+        write_table(folder / "experiments", "small")
+        assert (
+            runners.cli.main(["sweep", "table=small", f"machine.results={folder / 'results'}", "machine.threads=1"])
+            == 0
+        )
+    return folder
+
+
+def use_folders(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    for module in (runners.tables, runners.cli):
+        patch.setattr(module, "EXPERIMENTS", folder / "experiments")
+    for module in (runners.tables, runners.sweep):
+        patch.setattr(module, "TABLES", folder / "tables")
+    patch.setattr(runners.cli, "ROOT", folder)
+
+
+@pytest.fixture
+def quiet_hydra() -> Iterator[None]:
+    """Take back what Hydra's own entry point does to logging: its handlers write to streams of this test."""
+    root = logging.getLogger()
+    before: tuple[list[Any], int] = (root.handlers[:], root.level)
+    yield
+    root.handlers[:], level = before
+    root.setLevel(level)
