@@ -113,6 +113,13 @@ def test_another_seed_gives_another_start(name: str) -> None:
     assert any(not torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.parametrize("name", ADAPTER_METHODS)
+def test_random_starts_differ_from_site_to_site(name: str) -> None:
+    starts = [start for start in adapt(ADAPTER_METHODS[name]).trainable().values() if len(start.unique()) > 1]
+    for i, one in enumerate(starts):
+        assert not any(one.shape == other.shape and torch.equal(one, other) for other in starts[:i])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", WITH_BASES)
 def test_bases_are_stored_once_per_model_and_never_saved(name: str, dtype: torch.dtype) -> None:
