@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,33 +113,48 @@ def _draw_panel(axes: Any, points: Sequence[_Point], *, title: str) -> None:
     trained = [point.parameters for point in points if point.parameters]
     if trained:
         axes.set_xlim(min(trained) / 2.5, max(trained) * 2.5)
-    for point in points:
-        look: Mapping[str, Any] = {"color": _COLOURS[point.style % len(_COLOURS)]}
-        if point.parameters:
-            shape = _SHAPES[point.style % len(_SHAPES)]
-            axes.errorbar(
-                point.parameters,
-                point.mean,
-                yerr=point.std or None,
-                fmt=shape,
-                markersize=9,
-                markeredgecolor="white",
-                capsize=3,
-                **look,
-            )
-        else:
-            axes.axhline(point.mean, linestyle="--", linewidth=1.3, **look)
-            text = f"{point.label} (trains nothing)"
-            axes.annotate(
-                text,
-                (0.01, point.mean),
-                (0, 3),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                fontsize=8.5,
-                **look,
-            )
-    axes.margins(y=0.12)
+    for point in (point for point in points if point.parameters):
+        axes.errorbar(
+            point.parameters,
+            point.mean,
+            yerr=point.std or None,
+            fmt=_SHAPES[point.style % len(_SHAPES)],
+            markersize=9,
+            markeredgecolor="white",
+            capsize=3,
+            color=_COLOURS[point.style % len(_COLOURS)],
+        )
+    low, high = _range([point for point in points if point.parameters] or points)
+    axes.set_ylim(low, high)
+    for point in (point for point in points if not point.parameters):
+        _draw_untrained(axes, point, shown=low <= point.mean <= high)
+
+
+def _range(points: Sequence[_Point]) -> tuple[float, float]:
+    """Return the span of the points with their spread and some air, so that differences between them can be seen."""
+    low = min(point.mean - point.std for point in points)
+    high = max(point.mean + point.std for point in points)
+    air = max(0.15 * (high - low), 0.5)
+    return low - 2 * air, high + air
+
+
+def _draw_untrained(axes: Any, point: _Point, *, shown: bool) -> None:
+    """Draw a row that trains nothing as a line, or say its value at the edge where it lies far from the others."""
+    color = _COLOURS[point.style % len(_COLOURS)]
+    text = f"{point.label} (trains nothing)"
+    if shown:
+        axes.axhline(point.mean, linestyle="--", linewidth=1.3, color=color)
+    else:
+        text += f": {point.mean:.1f} %, outside the picture"
+    axes.annotate(
+        text,
+        (0.01, point.mean if shown else 0.0),
+        (0, 4),
+        xycoords=("axes fraction", "data" if shown else "axes fraction"),
+        textcoords="offset points",
+        fontsize=8.5,
+        color=color,
+    )
 
 
 def _write_labels(axes: Any, points: Sequence[_Point], renderer: Any) -> None:
