@@ -59,6 +59,8 @@ def main(config: DictConfig) -> int:
     cache = DecodedCache()
     size = backbone.image_size(model)
     mix = mix_training_splits(settings["train"], size=size, root=machine.data_path, cache=cache)
+    for dataset in settings["test"].values():  # what is missing is found now and not after the training
+        cache.get(dataset, split="test", size=size, root=machine.data_path)
     templates = tuple(config.templates)
     vocabulary = Vocabulary(classes=mix.classes, prompt=templates[0], templates=templates)
     objective = recipe.task.build(backbone=backbone, model=model, vocabulary=vocabulary, seed=config.seed)
@@ -85,9 +87,7 @@ def main(config: DictConfig) -> int:
     }
     write_text(output.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
     _checkpointer(config, machine).clear()
-    print(f"weights: {output}")
-    for name, score in scores.items():
-        print(f"zero-shot top-1 on {name}: {100 * score:.1f} %")
+    print("\n".join([f"weights: {output}", *(f"zero-shot top-1 on {k}: {100 * v:.1f} %" for k, v in scores.items())]))
     return 0
 
 

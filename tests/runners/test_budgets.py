@@ -88,7 +88,7 @@ def test_more_than_the_budget_only_where_asked() -> None:
         (["method=randlora", "method.rank=193"], "rank 193 does not fit site"),
         (["method=lora", "budget=parameters", "budget.parameters=100"], "out of reach of LoRA, which trains 17,664"),
         (["method=lora", "budget=match_lora", "budget.reference.rank=0"], "rank = 0"),
-        (["method=lora", "budget=parameters", "budget.parameters=-1"], "valid: 1 or more"),
+        (["method=lora", "budget=parameters", "budget.parameters=-1"], "valid: a whole number of 1 or more"),
     ],
 )
 def test_sizes_that_do_not_fit_are_found_before_anything_is_loaded(

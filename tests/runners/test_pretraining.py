@@ -18,13 +18,13 @@ Command = Callable[..., Outcome]
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One training image of each class of CIFAR-100 and Caltech-101, and test images of the first five."""
+    """One training image of each class to train on, and test images of the first five."""
     root = tmp_path_factory.mktemp("images")
     settings = instantiate(compose("pretrain", []))
-    for name, dataset in settings["train"].items():
-        classes = list(dataset.source_classes)
-        write_split(root / name / "train.parquet", classes, range(len(classes)))
-        write_split(root / name / "test.parquet", classes, range(5))
+    for split, count in (("train", None), ("test", 5)):
+        for dataset in settings[split].values():
+            classes = list(dataset.source_classes)
+            write_split(root / dataset.source.path / f"{split}.parquet", classes, range(count or len(classes)))
     return root
 
 
@@ -52,13 +52,14 @@ def test_the_weights_it_writes_serve_as_a_backbone(pretrain: Command, tmp_path: 
     assert outcome.code == 0, outcome.err
     weights = tmp_path / "one" / "weights.safetensors"
     assert f"weights: {weights}" in outcome.out
+    settings = instantiate(compose("pretrain", []))
     report = json.loads(weights.with_suffix(".json").read_text())
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert report["sha256"] == digest
     assert report["bytes"] == weights.stat().st_size
-    assert set(report["zero_shot_top1"]) == {"cifar100_parquet", "caltech101_parquet"}
+    assert set(report["zero_shot_top1"]) == {dataset.name for dataset in settings["test"].values()}
     assert all(0 <= score <= 1 for score in report["zero_shot_top1"].values())
-    assert report["images"] == 100 + len(report_classes("caltech101_parquet"))
+    assert report["images"] == sum(len(dataset.classes) for dataset in settings["train"].values())
     assert report["classes"] < report["images"]  # some words are classes of both
     assert report["recipe"]["max_steps"] == 4
     assert sorted(path.name for path in weights.parent.iterdir()) == ["weights.json", "weights.safetensors"]
@@ -112,17 +113,22 @@ def test_missing_images_are_named(command: Command, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_missing_test_images_are_found_before_training(
+    pretrain: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runners.trainer.train", lambda *_, **__: pytest.fail("it trained"))
+    outcome = pretrain(
+        "one", "dataset@test.cifar10=image_folder", "test.cifar10.source.path=nowhere", "test.cifar10.classes=[a,b]"
+    )
+    assert outcome.code == 2
+    assert "nowhere" in outcome.err
+
+
 def test_training_that_diverges_leaves_no_weights(pretrain: Command, tmp_path: Path) -> None:
     outcome = pretrain("one", "recipe.learning_rate=1e30", "recipe.warmup_steps=0")
     assert outcome.code == 1
     assert "error: the loss is nan" in outcome.err or "error: the loss is inf" in outcome.err
     assert not (tmp_path / "one" / "weights.safetensors").exists()
-
-
-def report_classes(name: str) -> tuple[str, ...]:
-    classes = instantiate(compose("config", [f"dataset={name}"]))["dataset"].classes
-    assert isinstance(classes, tuple)
-    return classes
 
 
 def write_split(file: Path, classes: list[str], labels: range) -> None:
