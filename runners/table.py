@@ -15,12 +15,10 @@ import sys
 
 from omegaconf import DictConfig
 
-from results import render
 from runners.formats import check_format
-from runners.tables import plan_table, store_of
+from runners.tables import FORMATS, plan_table, store_of
 
 CONFIG = "table"
-FORMATS = {"markdown": render.markdown, "latex": render.latex, "csv": render.csv, "json": render.json}
 
 
 def main(config: DictConfig) -> int:

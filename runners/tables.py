@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from results import render
 from results.rollup import Table, roll_up
 from results.store import RecordStore, Scan
 from results.table import Planned, TableError, TableSpec, find_table, load_table
@@ -15,6 +16,7 @@ from runners.compose import ConfigError, compose_many
 from runners.machine import EXPERIMENTS, ROOT
 from runners.plan import identify
 
+FORMATS = {"markdown": render.markdown, "latex": render.latex, "csv": render.csv, "json": render.json}
 TABLES = ROOT / "results" / "tables"
 
 
