@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,11 @@ def compose(name: str, overrides: Sequence[str], *, conf: Path = CONF) -> DictCo
     Raises:
         ConfigError: for an unknown group, choice or key, or a malformed override; the message lists what is valid.
     """
-    return compose_many(name, [overrides], conf=conf)[0]
+    job = tuple(map(str, overrides))
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+        whole = _compose_part(name, job, {}, conf=conf)
+    return _finish(name, _nodes(whole), job, dict(whole.hydra.runtime.choices), conf=conf)
 
 
 def compose_many(name: str, jobs: Sequence[Sequence[str]], *, conf: Path = CONF) -> list[DictConfig]:
@@ -53,19 +57,42 @@ def _assemble(
     parts: dict[str, list[str]] = {}
     for override in job:
         parts.setdefault(_top_level(override), []).append(override)
-    config = {key: base[key] if not OmegaConf.is_missing(base, key) else "???" for key in base if key != "hydra"}
+    defaults = _nodes(base)
+    config = dict(defaults)
     chosen = dict(base.hydra.runtime.choices)
     for key, overrides in parts.items():
         part = _compose_part(name, tuple(overrides), known, conf=conf)
-        if key in base and key not in part:
-            raise ConfigError(f"{' '.join(overrides)}: {key} cannot be left out")
-        config |= {k: part[k] for k in part if k == key or k not in config}
+        nodes = _nodes(part)
+        if key not in nodes:
+            config.pop(key, None)
+        config |= {k: node for k, node in nodes.items() if k == key or k not in defaults}
         theirs = part.hydra.runtime.choices
         chosen = {k: v for k, v in chosen.items() if k in theirs or k not in base.hydra.runtime.choices}
         chosen |= {k: v for k, v in theirs.items() if base.hydra.runtime.choices.get(k) != v}
-    whole = OmegaConf.create({**config, "hydra": {"overrides": {"task": list(job)}, "runtime": {"choices": chosen}}})
+    return _finish(name, config, job, chosen, conf=conf)
+
+
+def _nodes(config: DictConfig) -> dict[str, Any]:
+    return {str(k): "???" if OmegaConf.is_missing(config, k) else config[k] for k in config if k != "hydra"}
+
+
+def _finish(
+    name: str, nodes: Mapping[str, Any], job: tuple[str, ...], chosen: Mapping[Any, Any], *, conf: Path
+) -> DictConfig:
+    if any(override.startswith("~") for override in job):
+        left_out = sorted(_top_keys(name, conf=conf) - set(nodes))
+        if left_out:
+            raise ConfigError(f"{', '.join(left_out)}: cannot be left out")
+    whole = OmegaConf.create({**nodes, "hydra": {"overrides": {"task": list(job)}, "runtime": {"choices": chosen}}})
     OmegaConf.set_struct(whole, True)
     return whole
+
+
+def _top_keys(name: str, *, conf: Path) -> set[str]:
+    """Return the top-level keys of a verb's config: its own fields, and where its groups go."""
+    primary = primary_config(name, conf=conf)
+    groups = [str(next(iter(entry))) for entry in primary.get("defaults", []) if entry != "_self_"]
+    return {_top_level(group) for group in groups} | {str(key) for key in primary if key != "defaults"}
 
 
 def _compose_part(

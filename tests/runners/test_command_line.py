@@ -41,7 +41,7 @@ MISTAKES = {
     "data set without its path": ("run dataset=image_folder", "dataset.source.path=…"),
     "seed": ("run seed=one", "seed=one: valid: a whole number"),
     "several values": ("run seed=1,2", "start them with -m (multirun)"),
-    "group left out": ("run ~dataset", "~dataset: dataset cannot be left out"),
+    "group left out": ("run ~dataset", "dataset: cannot be left out"),
     "malformed": ("run method", "cannot read the override 'method'"),
     "flag": ("run --mulitrun", "cannot read the override '--mulitrun'"),
     "multirun choice": ("run -m method=lora,lorra", "method=lorra: there is no such method"),
