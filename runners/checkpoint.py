@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import pickle
 import time
@@ -67,5 +68,7 @@ class Checkpointer:
         return state
 
     def clear(self) -> None:
-        """Remove the file."""
+        """Remove the file, and parts of it that killed processes left."""
         self.path.unlink(missing_ok=True)
+        for part in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.part"):
+            part.unlink(missing_ok=True)

@@ -105,6 +105,16 @@ def test_a_checkpoint_is_due_by_steps_and_by_time(tmp_path: Path, monkeypatch: p
     assert not by_time.due(5)
 
 
+def test_nothing_of_a_checkpoint_is_left_when_it_is_cleared(tmp_path: Path) -> None:
+    checkpointer = Checkpointer(tmp_path / "run" / "checkpoint.pt", run="a", every_s=60.0, every_steps=None)
+    checkpointer.clear()  # nothing there yet
+    checkpointer.save(1, {}, extra={})
+    (tmp_path / "run" / ".checkpoint.pt.123.part").write_bytes(b"killed while it wrote")
+    (tmp_path / "run" / "record.json").write_text("{}")
+    checkpointer.clear()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["record.json"]
+
+
 def test_micro_batches_add_up_to_the_batch(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     forward = ImageTextObjective.forward
