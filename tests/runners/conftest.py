@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Lab, Outcome, write_table
+from lab import ROOT, Lab, Outcome, thin_out, write_table
 
 import runners.cli
 import runners.progress
@@ -33,15 +33,25 @@ def _decode_once(monkeypatch: pytest.MonkeyPatch, cache: DecodedCache) -> None:
     monkeypatch.setattr(DecodedCache, "get", lambda _, *args, **kwargs: get(cache, *args, **kwargs))
 
 
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root of data sets with fewer pets: real ones, 20 of each breed per split."""
+    root = tmp_path_factory.mktemp("images")
+    for split in ("train", "test"):
+        file = Path("assets") / "data" / "pets3" / f"{split}.parquet"
+        thin_out(ROOT / file, root / file)
+    return root
+
+
 @pytest.fixture
-def lab(tmp_path: Path) -> Lab:
-    return Lab(results=tmp_path / "results")
+def lab(tmp_path: Path, images: Path) -> Lab:
+    return Lab(results=tmp_path / "results", images=images)
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lab, Run, Record]:
+def finished(tmp_path_factory: pytest.TempPathFactory, images: Path) -> tuple[Lab, Run, Record]:
     """One run of RandLoRA from start to end, for tests that only look at it."""
-    lab = Lab(results=tmp_path_factory.mktemp("finished"))
+    lab = Lab(results=tmp_path_factory.mktemp("finished"), images=images)
     run = lab.run("method=randlora")
     return lab, run, lab.execute(run)
 
@@ -81,16 +91,14 @@ def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def swept(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     """The results of a whole sweep over the table ``small``, for tests that only look at them or copy them."""
     folder = tmp_path_factory.mktemp("swept")
     with pytest.MonkeyPatch.context() as patch:
         use_folders(folder, patch)
         write_table(folder / "experiments", "small")
-        assert (
-            runners.cli.main(["sweep", "table=small", f"machine.results={folder / 'results'}", "machine.threads=1"])
-            == 0
-        )
+        lab = Lab(results=folder / "results", images=images)
+        assert runners.cli.main(["sweep", "table=small", *lab.machine]) == 0
     return folder
 
 

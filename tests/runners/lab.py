@@ -15,14 +15,13 @@ from runners.plan import Run, check_run
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 4
-# one thread: bitwise equality is promised for equal numbers of threads, and a subprocess may see others
+EVERY = 5  # the share of the embedded images that are used: every fifth
 SMALL = (
     "dataset=pets3",
     "backbone.checkpoint=null",
     "recipe.shots=1",
     f"recipe.max_steps={STEPS}",
     "recipe.batch_size=4",
-    "machine.threads=1",
 )
 TINY_METHODS = {"LoRA": ["method=lora", "method.rank=1"], "VeRA": ["method=vera", "method.rank=4"]}
 BROKEN = ["method=lora", "method.rank=2", "recipe.shots=1000"]  # more shots than there are images: fails when it runs
@@ -44,16 +43,22 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Lab:
-    """A folder of results, and small runs that end there."""
+    """A folder of results, small runs that end there, and the folder that their images come from."""
 
     results: Path
+    images: Path
 
     @property
     def store(self) -> RecordStore:
         return RecordStore(self.results)
 
+    @property
+    def machine(self) -> list[str]:
+        # one thread: bits are equal for equal numbers of threads, and a subprocess may see other defaults
+        return [f"machine.results={self.results}", f"machine.data_root={self.images}", "machine.threads=1"]
+
     def overrides(self, *extra: str) -> list[str]:
-        return [*SMALL, f"machine.results={self.results}", *extra]
+        return [*SMALL, *self.machine, *extra]
 
     def run(self, *extra: str) -> Run:
         return check_run(compose("config", self.overrides(*extra)))
@@ -72,7 +77,7 @@ class Lab:
 
     def beside(self, name: str) -> Lab:
         """Return a lab with an empty folder of its own."""
-        return Lab(results=self.results.with_name(f"{self.results.name}-{name}"))
+        return Lab(results=self.results.with_name(f"{self.results.name}-{name}"), images=self.images)
 
     def file(self, run: Run, name: str) -> Path:
         return self.results / run.id / name
@@ -94,7 +99,7 @@ def write_table(
     folder: Path, name: str, *, methods: Mapping[str, Sequence[str]] = TINY_METHODS, seeds: Sequence[int] = (1, 2)
 ) -> None:
     """Write a table file of methods on one data set, with seeds as repeats."""
-    fixed = [one for one in SMALL if not one.startswith(("dataset", "machine"))]
+    fixed = [one for one in SMALL if not one.startswith("dataset")]
     table = {
         "title": f"Small runs of {name}",
         "metric": "test/top1",
@@ -111,3 +116,12 @@ def write_table(
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.yaml").write_text(json.dumps(table))  # JSON is YAML
+
+
+def thin_out(split: Path, target: Path) -> None:
+    """Write every fifth row of a parquet split, its header included."""
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(split)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(table.take(list(range(0, len(table), EVERY))), target)

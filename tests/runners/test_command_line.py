@@ -188,7 +188,6 @@ def test_tables_and_states_are_there_for_scripts(command: Command, swept: Path, 
         "LoRA",
         "VeRA",
     }
-    assert "\\toprule" in command("table", "table=small", records, "format=latex").out
     assert command("table", "table=small", records).out.startswith("### Small runs of small")
 
 

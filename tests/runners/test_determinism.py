@@ -54,7 +54,7 @@ def test_a_run_stopped_after_a_step_continues_as_if_it_had_not(finished: Finishe
     assert continued.timing.steps == record.timing.steps == STEPS
 
 
-@pytest.mark.parametrize("method", ["full_ft", "vera", "nola"])
+@pytest.mark.parametrize("method", ["full_ft", "vera"])
 def test_other_methods_resume_bit_for_bit_too(lab: Lab, method: str) -> None:
     run, undisturbed = lab.run(f"method={method}"), lab.beside("undisturbed")
     undisturbed.execute(run)

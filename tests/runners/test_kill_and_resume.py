@@ -8,15 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from lab import ROOT, Lab
+from lab import ROOT, Lab, Outcome
 
 PATIENCE_S = 240.0  # for a machine with much else to do
 LONG = ("method=lora", "method.rank=1", "recipe.max_steps=50", "machine.checkpoint_every_steps=1")
 
 
-def test_interrupted_then_killed_then_finished_equals_undisturbed(lab: Lab, tmp_path: Path) -> None:
+def test_interrupted_then_killed_then_finished_equals_undisturbed(lab: Lab, command: Callable[..., Outcome]) -> None:
     run, undisturbed = lab.run(*LONG), lab.beside("undisturbed")
     checkpoint, curves = lab.file(run, "checkpoint.pt"), lab.file(run, "metrics.jsonl")
 
@@ -42,10 +41,9 @@ def test_interrupted_then_killed_then_finished_equals_undisturbed(lab: Lab, tmp_
     assert checkpoint.is_file()
     assert lab.store.read(run.id) is None
 
-    third = start(lab)
-    out, err = third.communicate(timeout=PATIENCE_S)
-    assert third.returncode == 0, err
-    assert "test/top1" in out
+    third = command("run", *lab.overrides(*LONG))
+    assert third.code == 0, third.err
+    assert "test/top1" in third.out
     assert not checkpoint.exists()
     assert [path.name for path in checkpoint.parent.iterdir() if path.name.startswith(".")] == []
 

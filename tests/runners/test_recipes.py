@@ -22,7 +22,7 @@ def test_every_method_runs_from_end_to_end(lab: Lab, method: str) -> None:
     assert record.status == "ok", record.reason
     assert record.checks == {"frozen_unchanged": True, "count_as_predicted": True}
     assert 0 < record.metrics["test/top1"] < 1
-    assert len(lab.store.read_predictions(run.id)) == 298
+    assert len(lab.store.read_predictions(run.id)) == 60
 
 
 def test_zero_shot_trains_nothing(lab: Lab) -> None:

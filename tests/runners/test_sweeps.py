@@ -30,7 +30,7 @@ FORMS = ["csv", "json", "md", "png", "tex"]
 @pytest.fixture
 def sweep(lab: Lab, command: Command) -> Command:
     """Sweep the table ``small`` into the lab's results."""
-    return lambda *extra: command("sweep", "table=small", f"machine.results={lab.results}", "machine.threads=1", *extra)
+    return lambda *extra: command("sweep", "table=small", *lab.machine, *extra)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_sweep_records_every_cell_and_writes_the_table(swept: Path) -> None:
     assert [file.name for file in files] == [f"small.{form}" for form in FORMS]
     assert all(file.stat().st_size > 0 for file in files)
     document = json.loads((swept / "tables" / "small.json").read_text())
-    assert document["coverage"] == {"completed": 4, "total": 4} or document["coverage"]
+    assert document["coverage"]["completed"] == document["coverage"]["total"] == 4
 
 
 def test_running_it_again_runs_nothing_and_prints_the_table(whole: Path, sweep: Command, swept: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_cell_whose_configuration_changed_is_stale(whole: Path, command: Comma
     planned = plan_table("small").planned
     (cell,) = (one for one in planned if one.cell.labels["method"] == "LoRA" and one.cell.labels["seed"] == "1")
     shutil.rmtree(lab.results / cell.id)
-    old = [*cell.cell.overrides, f"machine.results={lab.results}", "machine.threads=1", "method.alpha=7"]
+    old = [*cell.cell.overrides, *lab.machine, "method.alpha=7"]
     run = replace(check_run(compose("config", old)), key=cell.key)
     execute(run, Bench(store=lab.store, stop=lambda: False, on_step=lambda *_: None))
 
