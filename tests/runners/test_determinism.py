@@ -138,6 +138,22 @@ def test_micro_batches_add_up_to_the_batch(lab: Lab, monkeypatch: pytest.MonkeyP
     assert ours.to_numpy() == pytest.approx(theirs.to_numpy(), abs=1e-3)
 
 
+def test_an_image_is_altered_anew_each_time_it_is_drawn(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    forward = ImageTextObjective.forward
+
+    def kept(self: ImageTextObjective, images: torch.Tensor, labels: torch.Tensor, step: int) -> torch.Tensor:
+        seen.append(images[labels.argsort()])
+        return forward(self, images, labels, step)
+
+    monkeypatch.setattr(ImageTextObjective, "forward", kept)
+    shape = ("method=lora", "method.rank=1", "recipe.batch_size=3", "recipe.max_steps=2")
+    lab.execute(lab.run(*shape))
+    assert not torch.equal(seen[0], seen[1])
+    lab.execute(lab.run(*shape, "recipe.crop=none"))
+    assert torch.equal(seen[2], seen[3])
+
+
 def test_the_evaluation_does_not_depend_on_its_batches(finished: Finished, lab: Lab) -> None:
     first, run, _ = finished
     lab.execute(lab.run("method=randlora", "machine.evaluation_batch_size=7"))
