@@ -12,7 +12,7 @@ from collections.abc import Callable
 from lab import ROOT, Lab, Outcome
 
 PATIENCE_S = 240.0  # for a machine with much else to do
-LONG = ("method=lora", "method.rank=1", "recipe.max_steps=50", "machine.checkpoint_every_steps=1")
+LONG = ("method=lora", "method.rank=1", "recipe.max_steps=30", "machine.checkpoint_every_steps=1")
 
 
 def test_interrupted_then_killed_then_finished_equals_undisturbed(lab: Lab, command: Callable[..., Outcome]) -> None:
@@ -31,7 +31,7 @@ def test_interrupted_then_killed_then_finished_equals_undisturbed(lab: Lab, comm
     assert checkpoint.is_file()
     assert lab.store.read(run.id) is None
     reached = len(lab.logged(run))
-    assert 1 <= reached < 50
+    assert 1 <= reached < 30
 
     second = start(lab)
     wait_until(lambda: len(curves.read_text().splitlines()) > reached, second)
@@ -49,11 +49,11 @@ def test_interrupted_then_killed_then_finished_equals_undisturbed(lab: Lab, comm
 
     undisturbed.execute(run)
     assert lab.trained(run) == undisturbed.trained(run)
-    assert lab.logged(run) == list(range(1, 51))
+    assert lab.logged(run) == list(range(1, 31))
     record = lab.store.read(run.id)
     assert record is not None
     assert record.timing is not None
-    assert record.timing.steps == 50
+    assert record.timing.steps == 30
 
 
 def start(lab: Lab) -> subprocess.Popen[str]:
