@@ -109,13 +109,6 @@ def test_keys_read_as_a_person_would_say() -> None:
     assert key.budget == "match_lora method@budget.reference=vera reference.rank=4"
 
 
-def test_every_group_choice_composes() -> None:
-    jobs = [
-        [f"{group.name}={file.stem}"] for group in CONF.iterdir() if group.is_dir() for file in group.glob("*.yaml")
-    ]
-    assert len(compose_many("config", jobs)) == len(jobs) > 25
-
-
 @pytest.mark.parametrize("table", names())
 def test_every_cell_of_every_table_is_a_run(table: str) -> None:
     planned = plan_table(table)
