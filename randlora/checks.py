@@ -47,6 +47,17 @@ def check_flag(owner: object, *names: str) -> None:
             raise ValueError(f"{type(owner).__name__}.{name} = {value!r}; valid: true or false")
 
 
+def check_text(owner: object, *names: str, optional: bool = False) -> None:
+    """Raise ValueError unless each attribute is a non-empty string, or None where ``optional``."""
+    for name in names:
+        value = getattr(owner, name)
+        if optional and value is None:
+            continue
+        if not isinstance(value, str) or not value:
+            valid = "a string, or null" if optional else "a string"
+            raise ValueError(f"{type(owner).__name__}.{name} = {value!r}; valid: {valid}")
+
+
 def is_number(value: object) -> TypeGuard[float]:
     """Return whether a value is a finite number; true and false are none."""
     return not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)

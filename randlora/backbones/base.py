@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from randlora.adapter import Targets
+from randlora.checks import check_text
 from randlora.sites import TargetError, find_sites
 
 if TYPE_CHECKING:
@@ -35,9 +36,10 @@ class Backbone(ABC):
     scope: Sequence[str]
 
     def __post_init__(self) -> None:
+        check_text(self, "name")
         for field in ("targets", "scope"):
             value = getattr(self, field)
-            if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+            if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
                 raise ValueError(f"backbone {self.name}: {field} = {value!r}; valid: a list of patterns")
             object.__setattr__(self, field, tuple(value))
 

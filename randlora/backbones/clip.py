@@ -19,6 +19,7 @@ from torch import nn
 from randlora.backbones.base import Backbone
 from randlora.backbones.errors import WeightsError
 from randlora.backbones.torchvision_guard import import_torchvision
+from randlora.checks import check_text
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -42,6 +43,11 @@ class OpenClip(Backbone):
     model: str
     pretrained: str | None
     checkpoint: str | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_text(self, "model")
+        check_text(self, "pretrained", "checkpoint", optional=True)
 
     def skeleton(self) -> nn.Module:
         """Return the model on the meta device."""
@@ -112,7 +118,12 @@ class OpenClip(Backbone):
             raise ValueError(
                 f"backbone {self.name}: open_clip has no architecture {self.model!r}; see open_clip.list_models()"
             )
-        return open_clip.model.CLIP(**{k: v for k, v in config.items() if k not in ("custom_text", "preprocess_cfg")})
+        if config.get("custom_text"):
+            raise ValueError(
+                f"backbone {self.name}: {self.model!r} has a text tower of its own kind; only open_clip's standard CLIP is "
+                "supported, such as ViT-B-32, ViT-L-14 or ViT-H-14"
+            )
+        return open_clip.model.CLIP(**{k: v for k, v in config.items() if k != "preprocess_cfg"})
 
     def _load_tag(self, model: nn.Module) -> None:
         pretrained = _open_clip().pretrained

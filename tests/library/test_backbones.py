@@ -195,6 +195,11 @@ def test_an_unknown_tag_lists_the_tags(micro: OpenClip) -> None:
         dataclasses.replace(micro, pretrained="openai").build(root=Path(), device=CPU)
 
 
+def test_a_text_tower_of_another_kind_is_refused(micro: OpenClip) -> None:
+    with pytest.raises(ValueError, match="'ViT-B-16-SigLIP' has a text tower of its own kind"):
+        dataclasses.replace(micro, model="ViT-B-16-SigLIP").skeleton()
+
+
 def test_an_unknown_architecture_is_named(micro: OpenClip) -> None:
     with pytest.raises(ValueError, match="open_clip has no architecture 'ViT-B-33'"):
         dataclasses.replace(micro, model="ViT-B-33").skeleton()
