@@ -19,7 +19,6 @@ class Tally:
 
     ok: int = 0
     failed: dict[str, str] = field(default_factory=dict)
-    kept: int = 0
     left: int = 0
     stopped: str | None = None
 

@@ -35,7 +35,7 @@ FORWARDED = ("machine", "logger")
 
 
 def main(config: DictConfig) -> int:
-    """Run a table; return 0 if no cell failed, 1 if one did, 130 if the sweep was interrupted."""
+    """Run a table; return 0 if no cell is failed, 1 if one is, 130 if the sweep was interrupted."""
     from runners.plan import check_run
 
     check_format(config.format, tuple(FORMATS))
@@ -53,10 +53,12 @@ def main(config: DictConfig) -> int:
     name, cells = planned.spec.name, len(planned.planned)
     print(f"{name}: {cells} cells, {len(runs)} to run", file=sys.stderr)
     tally = _carry_out(runs, launcher, store)
-    table = planned.roll_up(store.scan())
+    scan = store.scan()
+    table = planned.roll_up(scan)
     written = render.write_all(table, TABLES, name)
     print(FORMATS[config.format](table), end="")
-    for line in failures_text(tally.failed):
+    failed = {id: scan.records[id].reason or "" for id in configs if _has_failed(scan.records.get(id))}
+    for line in failures_text(failed):
         print(line, file=sys.stderr)
     forms = ",".join(path.suffix.removeprefix(".") for path in written)
     print(f"\nwritten: {TABLES / name}.{{{forms}}}", file=sys.stderr)
@@ -65,9 +67,12 @@ def main(config: DictConfig) -> int:
     print(f"{name}: {summary}", file=sys.stderr)
     if tally.stopped is not None:
         print(tally.stopped, file=sys.stderr)
-    if tally.failed:
-        return 1
-    return 0 if tally.stopped is None else 130
+        return 1 if tally.failed else 130
+    return 1 if failed else 0
+
+
+def _has_failed(record: Record | None) -> bool:
+    return record is not None and record.status == "failed"
 
 
 def _carry_out(runs: Sequence[Run], launcher: Local, store: RecordStore) -> Tally:

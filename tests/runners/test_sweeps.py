@@ -118,6 +118,8 @@ def test_a_method_that_fails_does_not_stop_the_others(experiments: Path, sweep: 
 
     left_alone = sweep("launcher.retry_failed=false")
     assert "small: 3 cells, 0 to run" in left_alone.err
+    assert left_alone.code == 1
+    assert f"failed: {failed.id}: {failed.reason}" in left_alone.err
     again = sweep()
     assert again.code == 1
     assert "0 run, 1 failed, 2 recorded before, 0 left" in again.err
