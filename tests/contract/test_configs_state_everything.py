@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 GROUPS = ("method", "backbone", "recipe", "budget", "machine")
 FILES = [(group, name) for group in GROUPS for name in names(group) if "_target_" in load(group, name)]
+COMPLETE = [file for file in FILES if not OmegaConf.missing_keys(load(*file))]  # the others ask for a value
 
 
 def nodes(config: DictConfig) -> Iterator[DictConfig]:
@@ -35,10 +36,8 @@ def test_states_every_field_and_no_other(group: str, name: str) -> None:
         assert set(node) - {"_target_"} == {field.name for field in dataclasses.fields(cls)}
 
 
-@pytest.mark.parametrize(("group", "name"), FILES, ids="/".join)
+@pytest.mark.parametrize(("group", "name"), COMPLETE, ids="/".join)
 def test_builds_equal_and_hashable_objects(group: str, name: str) -> None:
-    if OmegaConf.missing_keys(load(group, name)):
-        pytest.skip("asks for a value on the command line")
     one, other = build(group, name), build(group, name)
     assert one == other
     assert dataclasses.is_dataclass(one)
@@ -51,4 +50,4 @@ def test_conf_holds_plain_data_only(file: Path) -> None:
     if file.is_dir():
         return
     assert file.suffix == ".yaml"
-    assert "${" not in file.read_text(encoding="utf-8") or file.parent.name == "launcher"
+    assert "${" not in file.read_text(encoding="utf-8")

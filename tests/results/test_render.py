@@ -184,6 +184,24 @@ def test_the_plot_shows_complete_rows_only(spec: TableSpec, tmp_path: Path) -> N
     assert path.read_bytes() == whole
 
 
+def test_what_trains_nothing_is_a_line_or_a_remark_where_it_lies_far_off() -> None:
+    from matplotlib.figure import Figure
+
+    def drawn(zero_shot: float) -> tuple[int, list[str]]:
+        axes = Figure().subplots()
+        points = [
+            _Point(label="Zero-shot", parameters=0, mean=zero_shot, std=0.0, style=0),
+            _Point(label="LoRA", parameters=70_000, mean=60.0, std=1.0, style=1),
+            _Point(label="RandLoRA", parameters=64_000, mean=66.0, std=1.0, style=2),
+        ]
+        _draw_panel(axes, points, title="")
+        lines = sum(line.get_linestyle() == "--" for line in axes.lines)
+        return lines, [text.get_text() for text in axes.texts]
+
+    assert drawn(58.5) == (1, ["Zero-shot (trains nothing)"])
+    assert drawn(14.8) == (0, ["Zero-shot (trains nothing): 14.8 %, outside the picture"])
+
+
 def test_a_table_without_an_average_has_no_plot(tmp_path: Path) -> None:
     path = tmp_path / "small.yaml"
     path.write_text(TEXT.replace("average: [dataset]\n", ""))
