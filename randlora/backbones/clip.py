@@ -120,8 +120,8 @@ class OpenClip(Backbone):
             )
         if config.get("custom_text"):
             raise ValueError(
-                f"backbone {self.name}: {self.model!r} has a text tower of its own kind; only open_clip's standard CLIP "
-                "is supported, such as ViT-B-32, ViT-L-14 or ViT-H-14"
+                f"backbone {self.name}: {self.model!r} has a text tower of its own kind; only the standard CLIP "
+                "of open_clip is supported, such as ViT-B-32, ViT-L-14 or ViT-H-14"
             )
         return open_clip.model.CLIP(**{k: v for k, v in config.items() if k != "preprocess_cfg"})
 
