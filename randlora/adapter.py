@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from randlora.checks import check_choice
+from randlora.execution import DEFAULT_EXECUTION, Execution
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -75,22 +76,45 @@ class Shared(nn.Module):
 
 
 class Adapter(nn.Module, ABC):
-    """A trainable update of one weight matrix. The base weight is read, never written.
+    """A trainable change of one weight matrix. The base weight is read, never written.
 
     Subclasses register their trainable tensors as parameters and may refer to a :class:`Shared` of the model.
     """
+
+    def start_from(self, weight: Float[Tensor, "out in"]) -> None:
+        """Set what starts from the base weight; called once, when the adapter is put on its site."""
+
+    @abstractmethod
+    def adapted(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
+        """Return the weight as it is used in place of ``weight``, in its dtype (weight form)."""
+
+
+class UpdateAdapter(Adapter):
+    """An adapter that adds an update to the weight, whatever the weight is."""
+
+    @abstractmethod
+    def delta(self) -> Float[Tensor, "out in"]:
+        """Return the update as a matrix."""
+
+    def adapted(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
+        """Return the weight plus the update."""
+        return weight + self.delta().to(weight.dtype)
+
+
+class TwoFactorAdapter(UpdateAdapter):
+    """An adapter whose update is a product of two factors, which can run on activations as well."""
 
     @abstractmethod
     def factors(self) -> tuple[Float[Tensor, "out k"], Float[Tensor, "k in"]]:
         """Return ``left`` and ``right`` with ``update = left @ right``, scale included."""
 
     def delta(self) -> Float[Tensor, "out in"]:
-        """Return the update as a matrix."""
+        """Return the product of the factors."""
         left, right = self.factors()
         return left @ right
 
     def adapted(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
-        """Return the weight with the update applied, in the dtype of ``weight`` (weight form)."""
+        """Return the weight with the update applied, in one matrix product."""
         left, right = self.factors()
         return torch.addmm(weight, left.to(weight.dtype), right.to(weight.dtype))
 
@@ -107,7 +131,9 @@ class Method(ABC):
         """Return the number of trainable parameters on the targets, in closed form."""
 
     @abstractmethod
-    def apply(self, model: nn.Module, targets: Targets, *, seed: int) -> Adaptation:
+    def apply(
+        self, model: nn.Module, targets: Targets, *, seed: int, execution: Execution = DEFAULT_EXECUTION
+    ) -> Adaptation:
         """Freeze the model, make its trainable part, and return the handle to both."""
 
     def check_task(self, *, has_head: bool) -> None:  # noqa: B027 - most methods go with any task
@@ -131,18 +157,7 @@ class Method(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterMethod(Method):
-    """A method that adds one adapter per site.
-
-    Attributes:
-        contraction: how updates run: ``weight`` forms ``W + left @ right``, ``activation`` adds ``(x right^T) left^T``,
-            ``auto`` picks per call the one with fewer multiply-adds.
-    """
-
-    size_field: ClassVar[str | None] = "rank"
-    contraction: Contraction
-
-    def __post_init__(self) -> None:
-        check_choice(self, "contraction", CONTRACTIONS)
+    """A method that puts one adapter on each site."""
 
     @abstractmethod
     def shared(self, sites: Sequence[Site], seed: int) -> Shared | None:
@@ -163,15 +178,33 @@ class AdapterMethod(Method):
         """Return the number of trainable parameters over all sites."""
         return sum(self.n_trainable(site) for site in targets.sites)
 
-    def largest_size(self, targets: Targets) -> int:
-        """Return the smallest short side among the sites: no larger rank fits everywhere."""
-        return min(site.short for site in targets.sites)
-
-    def apply(self, model: nn.Module, targets: Targets, *, seed: int) -> Adaptation:
+    def apply(
+        self, model: nn.Module, targets: Targets, *, seed: int, execution: Execution = DEFAULT_EXECUTION
+    ) -> Adaptation:
         """Freeze the model and inject one adapter per site."""
         from randlora.inject import inject
 
-        return inject(model, method=self, sites=targets.sites, seed=seed)
+        return inject(model, method=self, sites=targets.sites, seed=seed, execution=execution)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoFactorMethod(AdapterMethod):
+    """A method whose adapters are :class:`TwoFactorAdapter`, sized by a rank.
+
+    Attributes:
+        contraction: how updates run: ``weight`` forms ``W + left @ right``, ``activation`` adds ``(x right^T) left^T``,
+            ``auto`` picks per call the one with fewer multiply-adds.
+    """
+
+    size_field: ClassVar[str | None] = "rank"
+    contraction: Contraction
+
+    def __post_init__(self) -> None:
+        check_choice(self, "contraction", CONTRACTIONS)
+
+    def largest_size(self, targets: Targets) -> int:
+        """Return the smallest short side among the sites: no larger rank fits everywhere."""
+        return min(site.short for site in targets.sites)
 
 
 def check_rank(method: AdapterMethod, site: Site, rank: int) -> None:

@@ -11,8 +11,18 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from randlora.adapter import Adapter, AdapterMethod, Contraction, Method, Shared, Site
+from randlora.adapter import (
+    Adapter,
+    AdapterMethod,
+    Contraction,
+    Method,
+    Shared,
+    Site,
+    TwoFactorAdapter,
+    TwoFactorMethod,
+)
 from randlora.contraction import runs_on_activations
+from randlora.execution import DEFAULT_EXECUTION, Execution
 from randlora.seeds import generator_for, seed_for
 
 
@@ -23,11 +33,12 @@ class AdaptedWeight(nn.Module):
     weights up to five times). In activation form the owner sees its base weight and the update is added to the output.
     """
 
-    def __init__(self, adapter: Adapter, site: Site, contraction: Contraction) -> None:
+    def __init__(self, adapter: Adapter, site: Site, contraction: Contraction, execution: Execution) -> None:
         super().__init__()
         self.adapter = adapter
         self.site = site
         self.contraction = contraction
+        self.execution = execution
         self._inner: int | None = None
         self._inside = False
         self._on_activations = False
@@ -50,7 +61,7 @@ class AdaptedWeight(nn.Module):
     def enter(self, reader: nn.Module, inputs: tuple[Any, ...]) -> None:
         """Start one forward of the reader (forward pre-hook)."""
         self._inside, self._held, self._on_activations = True, None, False
-        if self.site.linear and inputs and isinstance(inputs[0], Tensor):
+        if self._may_run_on_activations and inputs and isinstance(inputs[0], Tensor):
             self._on_activations = self._prefers_activations(inputs[0])
 
     def leave(self, reader: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
@@ -59,13 +70,17 @@ class AdaptedWeight(nn.Module):
         self._inside, self._held, self._on_activations = False, None, False
         if not on_activations or output is None:
             return None
+        assert isinstance(self.adapter, TwoFactorAdapter)
         left, right = self.adapter.factors()
         x = inputs[0]
         return output + nn.functional.linear(nn.functional.linear(x, right.to(x.dtype)), left.to(x.dtype))
 
+    @property
+    def _may_run_on_activations(self) -> bool:
+        return self.contraction != "weight" and self.site.linear and isinstance(self.adapter, TwoFactorAdapter)
+
     def _prefers_activations(self, x: Tensor) -> bool:
-        if self.contraction == "weight":
-            return False
+        assert isinstance(self.adapter, TwoFactorAdapter)
         if self._inner is None:
             with torch.no_grad():
                 self._inner = self.adapter.factors()[0].shape[1]
@@ -120,17 +135,20 @@ class Adaptation:
         yield from self.model.named_buffers()
 
     def merge(self) -> nn.Module:
-        """Write every update into its weight, remove the adapters, and return the model."""
+        """Write every adapted weight into the model, remove the adapters, and return the model."""
         for site in self.sites:
             owner, tensor = owner_of(self.model, site.name)
-            adapted = owner.get_submodule(f"parametrizations.{tensor}.0")
-            assert isinstance(adapted, AdaptedWeight)
-            for handle in adapted.handles:
-                handle.remove()
             weight = getattr(owner, tensor).detach().contiguous()
-            parametrize.remove_parametrizations(owner, tensor, leave_parametrized=False)
+            _detach(owner, tensor)
             # a new parameter: the old one may be tied to a module that is not adapted
             setattr(owner, tensor, nn.Parameter(weight, requires_grad=False))
+        self.sites, self.adapters = (), {}
+        return self.model
+
+    def remove(self) -> nn.Module:
+        """Take the adapters out, leave the base weights as they were, and return the model; it stays frozen."""
+        for site in self.sites:
+            _detach(*owner_of(self.model, site.name))
         self.sites, self.adapters = (), {}
         return self.model
 
@@ -141,7 +159,14 @@ def freeze(model: nn.Module) -> None:
         parameter.requires_grad_(False)
 
 
-def inject(model: nn.Module, *, method: AdapterMethod, sites: Sequence[Site], seed: int) -> Adaptation:
+def inject(
+    model: nn.Module,
+    *,
+    method: AdapterMethod,
+    sites: Sequence[Site],
+    seed: int,
+    execution: Execution = DEFAULT_EXECUTION,
+) -> Adaptation:
     """Freeze the model and put one adapter of the method on each site.
 
     Base weights must be loaded before: injection renames them.
@@ -163,7 +188,8 @@ def inject(model: nn.Module, *, method: AdapterMethod, sites: Sequence[Site], se
         weight = owner.get_parameter(tensor)
         adapter = method.adapt(site, shared, generator_for(seed, "start", site.name))
         adapters[site.name] = adapter
-        adapted = AdaptedWeight(adapter, site, method.contraction)
+        form: Contraction = method.contraction if isinstance(method, TwoFactorMethod) else "weight"
+        adapted = AdaptedWeight(adapter, site, form, execution)
         _attach(owner, tensor, adapted, like=weight)
         adapted.handles = _hook(_reader_of(model, site), adapted)
     return Adaptation(model=model, method=method, seed=seed, sites=tuple(sites), adapters=adapters, scope={})
@@ -194,7 +220,7 @@ def _checksums(tensor: Tensor) -> tuple[int, int]:
 
 def check_site(method: AdapterMethod, site: Site) -> None:
     """Raise ValueError, naming the site, where the method cannot adapt it: form or rank do not fit."""
-    if method.contraction == "activation" and not site.linear:
+    if isinstance(method, TwoFactorMethod) and method.contraction == "activation" and not site.linear:
         raise ValueError(
             f"site '{site.name}' is read by its attention module directly and cannot run in activation form; "
             "use contraction=auto or contraction=weight"
@@ -220,7 +246,17 @@ def _attach(owner: nn.Module, tensor: str, adapted: AdaptedWeight, *, like: nn.P
         if isinstance(module, Shared):
             for buffer in module.buffers(recurse=False):
                 buffer.requires_grad_(False)
+    with torch.no_grad():
+        adapted.adapter.start_from((like.T if adapted.site.transposed else like).detach())
     parametrize.register_parametrization(owner, tensor, adapted, unsafe=True)
+
+
+def _detach(owner: nn.Module, tensor: str) -> None:
+    adapted = owner.get_submodule(f"parametrizations.{tensor}.0")
+    assert isinstance(adapted, AdaptedWeight)
+    for handle in adapted.handles:
+        handle.remove()
+    parametrize.remove_parametrizations(owner, tensor, leave_parametrized=False)
 
 
 def _reader_of(model: nn.Module, site: Site) -> nn.Module:

@@ -9,6 +9,7 @@ from torch import nn
 
 from randlora.adapter import Method, Targets
 from randlora.checks import check_choice
+from randlora.execution import DEFAULT_EXECUTION, Execution
 from randlora.inject import Adaptation, freeze
 
 
@@ -39,7 +40,9 @@ class Frozen(Method):
         """Return 0."""
         return 0
 
-    def apply(self, model: nn.Module, targets: Targets, *, seed: int) -> Adaptation:
+    def apply(
+        self, model: nn.Module, targets: Targets, *, seed: int, execution: Execution = DEFAULT_EXECUTION
+    ) -> Adaptation:
         """Freeze the model."""
         freeze(model)
         return Adaptation(model=model, method=self, seed=seed, sites=(), adapters={}, scope={})

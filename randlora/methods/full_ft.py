@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from randlora.adapter import Method, Targets
+from randlora.execution import DEFAULT_EXECUTION, Execution
 from randlora.inject import Adaptation, freeze
 
 
@@ -18,7 +19,9 @@ class FullFineTuning(Method):
         """Return the number of elements in the scope."""
         return sum(targets.parameters.values())
 
-    def apply(self, model: nn.Module, targets: Targets, *, seed: int) -> Adaptation:
+    def apply(
+        self, model: nn.Module, targets: Targets, *, seed: int, execution: Execution = DEFAULT_EXECUTION
+    ) -> Adaptation:
         """Freeze everything outside the scope.
 
         Raises:

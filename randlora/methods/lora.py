@@ -9,13 +9,13 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from randlora.adapter import Adapter, AdapterMethod, Shared, Site, check_rank
+from randlora.adapter import Shared, Site, TwoFactorAdapter, TwoFactorMethod, check_rank
 from randlora.bases import filled
 from randlora.checks import check_choice, check_positive, check_whole
 from randlora.scaling import SCALE_RULES, ScaleRule, scale_of
 
 
-class LoRAAdapter(Adapter):
+class LoRAAdapter(TwoFactorAdapter):
     """``update = scale * B A`` with ``B`` (out x r) and ``A`` (r x in), both trained."""
 
     def __init__(self, a: Tensor, b: Tensor, *, scale: float) -> None:
@@ -30,7 +30,7 @@ class LoRAAdapter(Adapter):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoRA(AdapterMethod):
+class LoRA(TwoFactorMethod):
     """Low-rank adaptation. Trains ``r (out + in)`` numbers per matrix; starts at zero because ``B`` does.
 
     Attributes:

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from randlora.adapter import Adapter, AdapterMethod, Shared, Site, Targets, check_rank
+from randlora.adapter import Shared, Site, Targets, TwoFactorAdapter, TwoFactorMethod, check_rank
 from randlora.bases import DISTRIBUTIONS, Distribution, filled, random_rows
 from randlora.checks import check_choice, check_positive, check_whole
 from randlora.scaling import SCALE_RULES, ScaleRule, scale_of
@@ -18,7 +18,7 @@ Start = Literal["mean", "zero"]
 MOST_BASES = 65_536
 
 
-class NoLAAdapter(Adapter):
+class NoLAAdapter(TwoFactorAdapter):
     """``update = scale * (sum_j beta_j B_j) (sum_i alpha_i A_i)``, ``B_j`` (out x r) and ``A_i`` (r x in) frozen."""
 
     def __init__(self, left: Tensor, right: Tensor, *, shared: Shared, site: Site, rank: int, scale: float) -> None:
@@ -42,7 +42,7 @@ class NoLAAdapter(Adapter):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoLA(AdapterMethod):
+class NoLA(TwoFactorMethod):
     """Networks as linear combinations of low-rank random bases. Trains ``2 k`` numbers per matrix, whatever its shape.
 
     Attributes:

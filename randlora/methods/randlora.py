@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from randlora.adapter import Adapter, AdapterMethod, Shared, Site, check_rank
+from randlora.adapter import Shared, Site, TwoFactorAdapter, TwoFactorMethod, check_rank
 from randlora.bases import DISTRIBUTIONS, Distribution, filled, random_rows
 from randlora.checks import check_choice, check_positive, check_whole, is_number
 from randlora.scaling import SCALE_RULES, ScaleRule, scale_of
@@ -40,7 +40,7 @@ class ScaledBasis(torch.autograd.Function):
         return None, grad_lambdas, grad_gammas
 
 
-class RandLoRAAdapter(Adapter):
+class RandLoRAAdapter(TwoFactorAdapter):
     """``update = scale * sum_j B_j Lambda_j A Gamma_j`` (eq. 4), transposed where the input is the longer side."""
 
     def __init__(self, lambdas: Tensor, gammas: Tensor, *, shared: Shared, site: Site, scale: float) -> None:
@@ -62,7 +62,7 @@ class RandLoRAAdapter(Adapter):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandLoRA(AdapterMethod):
+class RandLoRA(TwoFactorMethod):
     """Full-rank adaptation. Trains ``n (r + d)`` numbers per matrix, d the shorter side: a smaller rank trains more.
 
     Attributes:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from randlora.adapter import Adapter, AdapterMethod, Shared, Site, Targets
+from randlora.adapter import Shared, Site, Targets, TwoFactorAdapter, TwoFactorMethod
 from randlora.bases import DISTRIBUTIONS, Distribution, filled, random_rows
 from randlora.checks import check_choice, check_positive, check_whole
 from randlora.scaling import SCALE_RULES, ScaleRule, scale_of
 
 
-class VeRAAdapter(Adapter):
+class VeRAAdapter(TwoFactorAdapter):
     """``update = scale * diag(b) B diag(d) A``, frozen ``B`` (out x r) and ``A`` (r x in) sliced from the model's."""
 
     def __init__(self, b: Tensor, d: Tensor, *, shared: Shared, in_features: int, scale: float) -> None:
@@ -32,7 +32,7 @@ class VeRAAdapter(Adapter):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VeRA(AdapterMethod):
+class VeRA(TwoFactorMethod):
     """Vector-based random matrix adaptation. Trains ``r + out`` numbers per matrix; starts at zero because ``b`` does.
 
     Attributes:

@@ -13,7 +13,7 @@ from test_counts import SHAPES
 from tiny_models import LINEAR_SITES, SITES, adapt, fitted, inputs, perturb, train
 from torch import Tensor
 
-from randlora.adapter import Adapter, Site
+from randlora.adapter import Site, TwoFactorAdapter
 from randlora.contraction import runs_on_activations
 from randlora.inject import owner_of
 
@@ -22,13 +22,13 @@ from randlora.inject import owner_of
 def formed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[int]]:
     """Counts how often each adapter forms its weight."""
     counts: Counter[int] = Counter()
-    original = Adapter.adapted
+    original = TwoFactorAdapter.adapted
 
-    def counted(self: Adapter, weight: Tensor) -> Tensor:
+    def counted(self: TwoFactorAdapter, weight: Tensor) -> Tensor:
         counts[id(self)] += 1
         return original(self, weight)
 
-    monkeypatch.setattr(Adapter, "adapted", counted)
+    monkeypatch.setattr(TwoFactorAdapter, "adapted", counted)
     return counts
 
 

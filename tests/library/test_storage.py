@@ -136,7 +136,7 @@ def test_fields_this_version_lacks_or_refuses_are_named() -> None:
     with pytest.raises(StorageError, match=r"does not take the saved fields: LoRA.rank = 0"):
         method_from_config({**config, "rank": 0})
     with pytest.raises(StorageError, match="does not take the saved fields"):
-        method_from_config({"_target_": "randlora.methods.lora.AdapterMethod", "contraction": "auto"})
+        method_from_config({"_target_": "randlora.methods.lora.TwoFactorMethod", "contraction": "auto"})
 
 
 @pytest.mark.parametrize("name", METHODS)
