@@ -126,6 +126,11 @@ class Method(ABC):
     trains_backbone: ClassVar[bool] = True
     size_field: ClassVar[str | None] = None  # the field that sets the number of trainable parameters, if there is one
 
+    @property
+    def starts_at_base(self) -> bool:
+        """Whether the model computes bit for bit what it did before, until the first step."""
+        return True
+
     @abstractmethod
     def count(self, targets: Targets) -> int:
         """Return the number of trainable parameters on the targets, in closed form."""
@@ -170,6 +175,10 @@ class AdapterMethod(Method):
     @abstractmethod
     def n_trainable(self, site: Site) -> int:
         """Return the number of trainable parameters of the site's adapter, in closed form."""
+
+    def update_rank(self, site: Site) -> int | None:
+        """Return the rank that a trained update of the site reaches and cannot exceed, or None where none is claimed."""
+        return None
 
     def check_site(self, site: Site) -> None:
         """Raise ValueError, naming the site, where the hyper-parameters do not fit it."""

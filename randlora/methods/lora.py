@@ -53,6 +53,10 @@ class LoRA(TwoFactorMethod):
         """Raise ValueError where the rank exceeds the shorter side."""
         check_rank(self, site, self.rank)
 
+    def update_rank(self, site: Site) -> int:
+        """Return r."""
+        return self.rank
+
     def n_trainable(self, site: Site) -> int:
         """Return r (out + in)."""
         return self.rank * (site.out_features + site.in_features)

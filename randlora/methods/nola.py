@@ -76,6 +76,15 @@ class NoLA(TwoFactorMethod):
         """Raise ValueError where the rank exceeds the shorter side."""
         check_rank(self, site, self.rank)
 
+    @property
+    def starts_at_base(self) -> bool:
+        """Whether the start is zero."""
+        return self.start == "zero"
+
+    def update_rank(self, site: Site) -> int:
+        """Return r."""
+        return self.rank
+
     def n_trainable(self, site: Site) -> int:
         """Return 2 k."""
         return 2 * self.bases

@@ -56,6 +56,10 @@ class VeRA(TwoFactorMethod):
         check_choice(self, "scale_rule", SCALE_RULES)
         check_choice(self, "distribution", DISTRIBUTIONS)
 
+    def update_rank(self, site: Site) -> int:
+        """Return r, or the shorter side where that is less."""
+        return min(self.rank, site.short)
+
     def n_trainable(self, site: Site) -> int:
         """Return r + out."""
         return self.rank + site.out_features
