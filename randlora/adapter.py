@@ -74,6 +74,10 @@ class Shared(nn.Module):
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor, persistent=False)
 
+    def slice(self, name: str, rows: int, columns: int) -> Tensor:
+        """Return the first rows and columns of a matrix."""
+        return self.get_buffer(name)[:rows, :columns]
+
 
 class Adapter(nn.Module, ABC):
     """A trainable change of one weight matrix. The base weight is read, never written.

@@ -4,61 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch import Tensor
 
-from randlora.adapter import Shared, Site, TwoFactorAdapter, TwoFactorMethod, check_rank
+from randlora.adapter import Shared, Site, Targets, TwoFactorMethod, check_rank
 from randlora.bases import DISTRIBUTIONS, Distribution, filled, random_rows
 from randlora.checks import check_choice, check_positive, check_whole, is_number
+from randlora.methods.randlora_adapter import AveragedAdapter, RandLoRAAdapter, Stacking
 from randlora.scaling import SCALE_RULES, ScaleRule, scale_of
 
-BasisCount = Literal["floor", "ceil", "floor_plus_one"]
-BASIS_COUNTS: tuple[BasisCount, ...] = ("floor", "ceil", "floor_plus_one")
+BasisCount = Literal["floor", "ceil", "floor_plus_one", "half", "given"]
+BASIS_COUNTS: tuple[BasisCount, ...] = ("floor", "ceil", "floor_plus_one", "half", "given")
+Composition = Literal["sum_of_products", "product_of_sums"]
 ZeroDiagonal = Literal["gamma", "lambda"]
-
-
-class ScaledBasis(torch.autograd.Function):
-    """The stack of ``Lambda_j A Gamma_j`` (n r x d), remembering only its three small inputs (paper appendix C.5.1)."""
-
-    @staticmethod
-    def forward(ctx: Any, basis: Tensor, lambdas: Tensor, gammas: Tensor) -> Tensor:
-        """Return the stack from ``basis`` (r x d, frozen), ``lambdas`` (n x r) and ``gammas`` (n x d)."""
-        ctx.save_for_backward(basis, lambdas, gammas)
-        return (lambdas[:, :, None] * basis * gammas[:, None, :]).flatten(0, 1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
-        """Return gradients of the diagonals; the basis has none."""
-        basis, lambdas, gammas = ctx.saved_tensors
-        weighted = grad.to(gammas.dtype).unflatten(0, lambdas.shape) * basis
-        grad_lambdas = (weighted @ gammas[:, :, None]).squeeze(2)
-        grad_gammas = (lambdas[:, None, :] @ weighted).squeeze(1)
-        return None, grad_lambdas, grad_gammas
-
-
-class RandLoRAAdapter(TwoFactorAdapter):
-    """``update = scale * sum_j B_j Lambda_j A Gamma_j`` (eq. 4), transposed where the input is the longer side."""
-
-    def __init__(self, lambdas: Tensor, gammas: Tensor, *, shared: Shared, site: Site, scale: float) -> None:
-        super().__init__()
-        self.lambdas = nn.Parameter(lambdas)
-        self.gammas = nn.Parameter(gammas)
-        self.bases = shared
-        self.long = site.long
-        self.tall = site.out_features >= site.in_features
-        self.scale = scale
-
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """Return the bases and the scaled stack, in the order that fits the site."""
-        bases, rank = self.lambdas.shape
-        long = self.bases.get_buffer("long")[: self.long, : bases * rank]
-        short = self.bases.get_buffer("short")[:, : self.gammas.shape[1]]
-        stack = ScaledBasis.apply(short, self.lambdas * self.scale, self.gammas)
-        return (long, stack) if self.tall else (stack.T, long.T)
+MOST_BASES = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +29,13 @@ class RandLoRA(TwoFactorMethod):
     Attributes:
         rank: *r*, the rank of one basis.
         basis_count: how many bases *n* a site has: ``floor`` of d / r (the paper's counts), ``ceil`` (peft; full rank
-            where r does not divide d) or ``floor_plus_one`` (the released vision code).
+            where r does not divide d), ``floor_plus_one`` (the released vision code), ``half``, d / 2r rounded down
+            (variant b of paper Table 2), or ``given`` by ``bases``.
+        bases: *n* of every site where ``basis_count`` is ``given``, else None.
+        composition: ``sum_of_products`` is RandLoRA; ``product_of_sums`` averages first,
+            ``(sum_j B_j Lambda_j) (sum_j A_j Gamma_j)`` with distinct ``A_j``, and has rank r (variant a of Table 2).
+        stacking: which column of the bases meets which row of the scaled stack: ``basis_major`` as in the equation,
+            ``rank_major`` as in peft. The columns are independent draws, so the two differ in nothing but the numbers.
         zero_diagonal: the diagonal that starts at zero: ``gamma`` (vision; the others start at 1 / max(n, r), which
             is 1/n but for large ranks) or ``lambda`` (language; the others start at 1 / max(n, d)).
         alpha: numerator of the scale: 10 for vision (Table 8), 2 for language (Table 9).
@@ -79,6 +46,9 @@ class RandLoRA(TwoFactorMethod):
 
     rank: int
     basis_count: BasisCount
+    bases: int | None
+    composition: Composition
+    stacking: Stacking
     zero_diagonal: ZeroDiagonal
     alpha: float
     scale_rule: ScaleRule
@@ -90,35 +60,72 @@ class RandLoRA(TwoFactorMethod):
         check_whole(self, "rank")
         check_positive(self, "alpha")
         check_choice(self, "basis_count", BASIS_COUNTS)
+        check_choice(self, "composition", ("sum_of_products", "product_of_sums"))
+        check_choice(self, "stacking", ("basis_major", "rank_major"))
         check_choice(self, "zero_diagonal", ("gamma", "lambda"))
         check_choice(self, "scale_rule", SCALE_RULES)
         check_choice(self, "distribution", DISTRIBUTIONS)
         if not is_number(self.sparsity) or self.sparsity < 2:
             raise ValueError(f"RandLoRA.sparsity = {self.sparsity!r}; valid: 2 (binary) or more")
+        if (self.basis_count == "given") != (self.bases is not None):
+            raise ValueError(
+                f"RandLoRA.bases = {self.bases!r} with basis_count = {self.basis_count!r}; valid: a whole number with "
+                "basis_count 'given', null with any other"
+            )
+        if self.bases is not None:
+            check_whole(self, "bases")
+
+    @property
+    def size_field(self) -> str:  # type: ignore[override]  # which field it is depends on another
+        """Return ``bases`` where their number is given, else ``rank``."""
+        return "rank" if self.bases is None else "bases"
+
+    def largest_size(self, targets: Targets) -> int:
+        """Return the largest rank that fits every site; of given bases, as many as span the largest, or 65,536."""
+        if self.bases is None:
+            return super().largest_size(targets)
+        return min(MOST_BASES, max(site.long for site in targets.sites) * self.rank)
 
     def check_site(self, site: Site) -> None:
-        """Raise ValueError where the rank exceeds the shorter side."""
+        """Raise ValueError, naming the site, where the rank exceeds its shorter side or leaves it without a basis."""
         check_rank(self, site, self.rank)
+        if self.n_bases(site) < 1:
+            raise ValueError(
+                f"RandLoRA: rank {self.rank} leaves site '{site.name}' ({site.out_features} x {site.in_features}) "
+                f"without a basis under basis_count 'half'; valid: 1 to {site.short // 2}"
+            )
+
+    def update_rank(self, site: Site) -> int:
+        """Return n r, or the shorter side where that is less; r for a product of sums."""
+        if self.composition == "product_of_sums":
+            return self.rank
+        return min(self.n_bases(site) * self.rank, site.short)
 
     def n_bases(self, site: Site) -> int:
         """Return *n*, the number of bases of a site."""
         floor, rest = divmod(site.short, self.rank)
-        extra = {"floor": 0, "ceil": int(rest > 0), "floor_plus_one": 1}[self.basis_count]
-        return floor + extra
+        return {
+            "floor": floor,
+            "ceil": floor + int(rest > 0),
+            "floor_plus_one": floor + 1,
+            "half": site.short // (2 * self.rank),
+            "given": self.bases or 0,
+        }[self.basis_count]
 
     def n_trainable(self, site: Site) -> int:
         """Return n (r + d)."""
         return self.n_bases(site) * (self.rank + site.short)
 
     def shared(self, sites: Sequence[Site], seed: int) -> Shared:
-        """Return ``long`` (max D x max n r), the B_j side by side, and ``short``, the A (r x max d)."""
+        """Return ``long`` (max D x max n r), the stacked B_j, and ``short``, A (r x max d) or the A_j (n r x max d)."""
         columns = max(self.n_bases(site) for site in sites) * self.rank
+        rows = columns if self.composition == "product_of_sums" else self.rank
         return Shared(
             long=self._rows(max(site.long for site in sites), columns, seed=seed, purpose="randlora long"),
-            short=self._rows(self.rank, max(site.short for site in sites), seed=seed, purpose="randlora short"),
+            short=self._rows(rows, max(site.short for site in sites), seed=seed, purpose="randlora short"),
         )
 
-    def adapt(self, site: Site, shared: Shared | None, generator: torch.Generator) -> RandLoRAAdapter:
+    def adapt(self, site: Site, shared: Shared | None, generator: torch.Generator) -> RandLoRAAdapter | AveragedAdapter:
         """Return an adapter whose update is zero because one diagonal is."""
         assert shared is not None
         bases = self.n_bases(site)
@@ -126,7 +133,9 @@ class RandLoRA(TwoFactorMethod):
         lambdas = filled(bases, self.rank, value=1 / max(bases, self.rank) if zero_gamma else 0.0)
         gammas = filled(bases, site.short, value=0.0 if zero_gamma else 1 / max(bases, site.short))
         scale = scale_of(self.alpha, self.scale_rule, rank=self.rank, bases=bases)
-        return RandLoRAAdapter(lambdas, gammas, shared=shared, site=site, scale=scale)
+        if self.composition == "product_of_sums":
+            return AveragedAdapter(lambdas, gammas, shared=shared, site=site, scale=scale)
+        return RandLoRAAdapter(lambdas, gammas, shared=shared, site=site, scale=scale, stacking=self.stacking)
 
     def _rows(self, rows: int, columns: int, *, seed: int, purpose: str) -> Tensor:
         return random_rows(

@@ -40,7 +40,15 @@ def method_for(case: str, *, scale: float, contraction: str, rank: int, bases: i
         case "randlora":
             # peft's rule where it differs from the vision code's would show as a wrong number of diagonals
             rule = "floor_plus_one" if "_" in case else "ceil"
-            extra = {"basis_count": rule, "zero_diagonal": "gamma", "distribution": "uniform", "sparsity": 6.0}
+            extra = {
+                "basis_count": rule,
+                "bases": None,
+                "composition": "sum_of_products",
+                "stacking": "basis_major",
+                "zero_diagonal": "gamma",
+                "distribution": "uniform",
+                "sparsity": 6.0,
+            }
             return RandLoRA(**common, **extra)
         case "lora":
             return LoRA(**common)
