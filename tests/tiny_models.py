@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -15,6 +16,8 @@ from randlora.sites import find_sites
 
 LINEAR_SITES = ("tall.weight", "wide.weight", "square.weight", "conv.weight", "back.weight")
 SITES = (*LINEAR_SITES, "attention.in_proj_weight")
+DENSE = 2.5  # sparsity of ternary bases that leaves no row or column of a few entries empty
+LOUDEST = 60.0  # numerator of a scale at which a model this small still trains
 SIZE = 3  # divides 12, the short side of most sites, and not 8, that of the first
 
 
@@ -55,7 +58,13 @@ def targets_of(model: nn.Module, patterns: Iterable[str] = SITES) -> Targets:
 
 
 def fitted(method: Method, size: int = SIZE) -> Method:
-    """Return the method at a size that fits every site."""
+    """Return the method at a size that fits every site, with bases dense enough to leave something on each."""
+    if "rank" in vars(method) and method.size_field not in ("rank", None):
+        method = dataclasses.replace(method, rank=min(method.rank, SIZE))
+    if vars(method).get("alpha", 0) > LOUDEST:
+        method = dataclasses.replace(method, alpha=LOUDEST)
+    if vars(method).get("sparsity", 0) > DENSE:
+        method = dataclasses.replace(method, sparsity=DENSE)
     return method if method.size_field is None else method.resized(size)
 
 

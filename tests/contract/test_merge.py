@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from configs import ADAPTER_METHODS, METHODS
-from tiny_models import Tiny, adapt, inputs, perturb, targets_of
+from tiny_models import Tiny, adapt, fitted, inputs, perturb, targets_of
 from torch import nn
 
 from randlora.sites import find_sites
@@ -83,7 +83,7 @@ class TiedHead(nn.Module):
 def test_merging_a_tied_weight_leaves_its_other_user_alone(name: str) -> None:
     model = TiedHead().double()
     words = model.words.weight.detach().clone()
-    method = ADAPTER_METHODS[name].resized(3)
+    method = fitted(ADAPTER_METHODS[name])
     adaptation = method.apply(model, type(targets_of(Tiny()))(sites=find_sites(model, ["out.weight"])), seed=1)
     perturb(adaptation)
     ids = torch.arange(30)
