@@ -14,7 +14,7 @@ from runners.compose import ConfigError, check_seed, choices, instantiate, scien
 
 if TYPE_CHECKING:
     from randlora.adapter import Targets
-    from randlora.backbones.base import Backbone
+    from randlora.backbones.base import Backbone, ImageBackbone
     from randlora.budgets import Solution
     from randlora.data.images import ImageDataset
     from randlora.recipe import Recipe
@@ -31,7 +31,7 @@ class Run:
     id: str
     key: Key
     config: Mapping[str, Any]
-    backbone: Backbone
+    backbone: ImageBackbone
     dataset: ImageDataset
     recipe: Recipe
     solution: Solution
@@ -60,13 +60,14 @@ def check_run(config: DictConfig) -> Run:
 
     Raises:
         ConfigError: for a field out of range, a target pattern that matches nothing, a rank that does not fit, a
-            budget out of reach, a method and a task that make no sense together, or a device that is not there.
+            budget out of reach, a task that does not go with the method or the backbone, or a device that is not there.
     """
     id, key = identify(config)
     objects = instantiate(config)
     method, recipe, backbone = objects["method"], objects["recipe"], objects["backbone"]
     try:
         objects["machine"].torch_device()
+        recipe.task.check_backbone(backbone)
         method.check_task(has_head=recipe.task.has_head)
         targets = skeleton_targets(backbone)
         solution = objects["budget"].solve(method, targets)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
 
-    from randlora.backbones.base import Backbone
+    from randlora.backbones.base import ImageBackbone
     from randlora.data.cache import DecodedCache
     from randlora.data.images import ImageDataset
     from randlora.data.mix import TrainingMix
@@ -92,7 +92,7 @@ def main(config: DictConfig) -> int:
 
 
 def zero_shot(
-    backbone: Backbone, dataset: ImageDataset, *, templates: Sequence[str], machine: Machine, cache: DecodedCache
+    backbone: ImageBackbone, dataset: ImageDataset, *, templates: Sequence[str], machine: Machine, cache: DecodedCache
 ) -> float:
     """Return the top-1 accuracy of a backbone's weights on the test split of a data set, from the templates alone."""
     from randlora.tasks.base import Vocabulary

@@ -1,13 +1,13 @@
-"""The interface every backbone offers to tasks, methods and budgets."""
+"""The interfaces of backbones: what every one offers to methods and budgets, and image backbones to image tasks."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
@@ -31,6 +31,7 @@ class Backbone(ABC):
         scope: globs over parameter names: what full fine-tuning trains.
     """
 
+    kind: ClassVar[str]  # what it is, in messages
     name: str
     targets: Sequence[str]
     scope: Sequence[str]
@@ -62,7 +63,51 @@ class Backbone(ABC):
 
     @abstractmethod
     def weights_digest(self, *, root: Path) -> str | None:
-        """Return the SHA-256 of the weights file, or None where the weights are random or a hub manages them."""
+        """Return the SHA-256 of the local weights, or None where the weights are random or a hub manages them."""
+
+    def probe(self, model: nn.Module, *, batch: int, generator: torch.Generator) -> Callable[[], Tensor]:
+        """Return a function that runs the model on random inputs, drawn once, and returns its outputs.
+
+        Every parameter of the full fine-tuning scope has a part in the outputs, so that a gradient reaches it.
+
+        Args:
+            model: the model; its mode and its adapters are those at each call.
+            batch: number of inputs.
+            generator: a CPU generator.
+        """
+        size = self.image_size(model)
+        images = torch.randn(batch, 3, size, size, generator=generator).to(next(model.parameters()).device)
+        return lambda: self.image_features(model, images)
+
+    def with_random_weights(self) -> Self:
+        """Return the backbone without its weights: ``build`` starts at random from the seed.
+
+        Raises:
+            ValueError: if the backbone cannot be built without weights.
+        """
+        raise ValueError(f"backbone {self.name} cannot be built with random weights")
+
+    def targets_of(self, model: nn.Module) -> Targets:
+        """Return the sites and the full fine-tuning scope found in the model.
+
+        Raises:
+            TargetError: if a pattern matches nothing.
+        """
+        sites = find_sites(model, self.targets, model_name=self.name)
+        names = {name: parameter.numel() for name, parameter in model.named_parameters()}
+        for pattern in self.scope:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise TargetError(f"scope '{pattern}' matched none of the {len(names)} parameters of {self.name}")
+        scoped = {n: size for n, size in names.items() if any(fnmatchcase(n, pattern) for pattern in self.scope)}
+        return Targets(sites=sites, parameters=scoped)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBackbone(Backbone):
+    """A backbone that turns images into features; some have a text tower beside."""
+
+    kind: ClassVar[str] = "image backbone"
+    has_text: ClassVar[bool] = False
 
     @abstractmethod
     def image_size(self, model: nn.Module) -> int:
@@ -91,20 +136,6 @@ class Backbone(ABC):
     def text_features(self, model: nn.Module, tokens: Int[Tensor, "n length"]) -> Float[Tensor, "n d"]:
         """Return text features of unit length; raises ValueError if the backbone has no text tower."""
         raise ValueError(_no_text(self.name))
-
-    def targets_of(self, model: nn.Module) -> Targets:
-        """Return the sites and the full fine-tuning scope found in the model.
-
-        Raises:
-            TargetError: if a pattern matches nothing.
-        """
-        sites = find_sites(model, self.targets, model_name=self.name)
-        names = {name: parameter.numel() for name, parameter in model.named_parameters()}
-        for pattern in self.scope:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise TargetError(f"scope '{pattern}' matched none of the {len(names)} parameters of {self.name}")
-        scoped = {n: size for n, size in names.items() if any(fnmatchcase(n, pattern) for pattern in self.scope)}
-        return Targets(sites=sites, parameters=scoped)
 
 
 def _no_text(name: str) -> str:

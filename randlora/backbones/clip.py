@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from zipfile import ZipFile, is_zipfile
 
 import torch
 from torch import nn
 
-from randlora.backbones.base import Backbone
+from randlora.backbones.base import ImageBackbone
 from randlora.backbones.errors import WeightsError
+from randlora.backbones.random_start import own_stream
 from randlora.backbones.torchvision_guard import import_torchvision
 from randlora.checks import check_text
 
@@ -30,7 +30,7 @@ NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # plain numbe
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenClip(Backbone):
+class OpenClip(ImageBackbone):
     """A two-tower CLIP.
 
     Attributes:
@@ -40,6 +40,7 @@ class OpenClip(Backbone):
             starts at random from the run's seed.
     """
 
+    has_text: ClassVar[bool] = True
     model: str
     pretrained: str | None
     checkpoint: str | None
@@ -56,7 +57,7 @@ class OpenClip(Backbone):
 
     def build(self, *, root: Path, device: torch.device, seed: int = 0) -> nn.Module:
         """Return the model in evaluation-ready float32 with its weights loaded."""
-        with _own_stream(seed):
+        with own_stream(seed):
             model = self._architecture()
         if self.checkpoint is not None:
             _load_file(model, (root / self.checkpoint).expanduser(), name=self.name)
@@ -107,6 +108,24 @@ class OpenClip(Backbone):
         """Return text embeddings of unit length."""
         clip: Any = model
         return clip.encode_text(tokens, normalize=True)
+
+    def probe(self, model: nn.Module, *, batch: int, generator: torch.Generator) -> Callable[[], Tensor]:
+        """Return a function that compares random images with random texts, both towers and the temperature included."""
+        clip: Any = model
+        device, size = model.get_parameter("logit_scale").device, self.image_size(model)
+        images = torch.randn(batch, 3, size, size, generator=generator).to(device)
+        # from 1: some vocabularies pad with 0, and one that leaves positions out would starve their embeddings
+        shape = (batch, int(clip.context_length))
+        tokens = torch.randint(1, int(clip.vocab_size), shape, generator=generator).to(device)
+
+        def similarities() -> Tensor:
+            return clip.logit_scale.exp() * self.image_features(model, images) @ self.text_features(model, tokens).T
+
+        return similarities
+
+    def with_random_weights(self) -> Self:
+        """Return the backbone with neither checkpoint nor tag."""
+        return replace(self, pretrained=None, checkpoint=None)
 
     def _tokenizer(self) -> Any:
         return _tokenizer_of(self.model)
@@ -201,11 +220,3 @@ def _open_clip() -> ModuleType:
 @cache
 def _tokenizer_of(model: str) -> Any:
     return _open_clip().get_tokenizer(model)
-
-
-@contextmanager
-def _own_stream(seed: int) -> Iterator[None]:
-    """Initialise from the seed and leave the global generator as it was: torch's initialisers take no generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
 
-from randlora.backbones.base import Backbone
+from randlora.backbones.base import Backbone, ImageBackbone
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -43,7 +43,7 @@ class Objective(nn.Module, ABC):
         head: modules trained beside the backbone; empty if none.
     """
 
-    def __init__(self, backbone: Backbone, model: nn.Module) -> None:
+    def __init__(self, backbone: ImageBackbone, model: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.model = model
@@ -69,11 +69,24 @@ class Task(ABC):
     """A frozen description of an objective."""
 
     has_head: ClassVar[bool] = False
+    needs_text: ClassVar[bool] = False
+
+    def check_backbone(self, backbone: Backbone) -> None:
+        """Raise ValueError unless the backbone can do what the task asks of it."""
+        if not isinstance(backbone, ImageBackbone):
+            raise ValueError(
+                f"backbone {backbone.name} is a {backbone.kind}; the task {type(self).__name__} needs an image backbone"
+            )
+        if self.needs_text and not backbone.has_text:
+            raise ValueError(
+                f"backbone {backbone.name} has no text tower, which the task {type(self).__name__} needs; "
+                "use a recipe with a linear head"
+            )
 
     @abstractmethod
-    def build(self, *, backbone: Backbone, model: nn.Module, vocabulary: Vocabulary, seed: int) -> Objective:
+    def build(self, *, backbone: ImageBackbone, model: nn.Module, vocabulary: Vocabulary, seed: int) -> Objective:
         """Return the objective around a model whose weights are loaded and not yet adapted."""
 
-    def head_size(self, *, backbone: Backbone, model: nn.Module, n_classes: int) -> int:
+    def head_size(self, *, backbone: ImageBackbone, model: nn.Module, n_classes: int) -> int:
         """Return the number of trainable parameters of the head."""
         return 0

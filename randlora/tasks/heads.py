@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from randlora.backbones.base import Backbone
+from randlora.backbones.base import ImageBackbone
 from randlora.checks import check_share, is_number
 from randlora.seeds import generator_for
 from randlora.tasks.base import Objective, Task, Vocabulary
@@ -28,12 +28,15 @@ class FrozenTextHead(Task):
         label_smoothing: of the cross-entropy.
     """
 
+    needs_text: ClassVar[bool] = True
     label_smoothing: float
 
     def __post_init__(self) -> None:
         check_share(self, "label_smoothing", one=False)
 
-    def build(self, *, backbone: Backbone, model: nn.Module, vocabulary: Vocabulary, seed: int) -> FrozenTextObjective:
+    def build(
+        self, *, backbone: ImageBackbone, model: nn.Module, vocabulary: Vocabulary, seed: int
+    ) -> FrozenTextObjective:
         """Return the objective; the head comes from the text tower as it is now."""
         device = next(model.parameters()).device
         tokens = [backbone.tokenize(vocabulary.prompts(t)).to(device) for t in vocabulary.templates]
@@ -48,7 +51,7 @@ class FrozenTextObjective(Objective):
 
     weights: Tensor
 
-    def __init__(self, backbone: Backbone, model: nn.Module, weights: Tensor, *, label_smoothing: float) -> None:
+    def __init__(self, backbone: ImageBackbone, model: nn.Module, weights: Tensor, *, label_smoothing: float) -> None:
         super().__init__(backbone, model)
         self.register_buffer("weights", weights, persistent=False)
         self.label_smoothing = label_smoothing
@@ -81,11 +84,11 @@ class LinearHead(Task):
             raise ValueError(f"LinearHead.initial_std = {self.initial_std!r}; valid: a number of 0 or more")
         check_share(self, "label_smoothing", one=False)
 
-    def head_size(self, *, backbone: Backbone, model: nn.Module, n_classes: int) -> int:
+    def head_size(self, *, backbone: ImageBackbone, model: nn.Module, n_classes: int) -> int:
         """Return classes times feature width."""
         return n_classes * backbone.feature_size(model)
 
-    def build(self, *, backbone: Backbone, model: nn.Module, vocabulary: Vocabulary, seed: int) -> LinearObjective:
+    def build(self, *, backbone: ImageBackbone, model: nn.Module, vocabulary: Vocabulary, seed: int) -> LinearObjective:
         """Return the objective with a fresh head."""
         width = backbone.feature_size(model)
         start = torch.randn(len(vocabulary.classes), width, generator=generator_for(seed, "head")) * self.initial_std
@@ -96,7 +99,7 @@ class LinearHead(Task):
 class LinearObjective(Objective):
     """See :class:`LinearHead`."""
 
-    def __init__(self, backbone: Backbone, model: nn.Module, start: Tensor, *, label_smoothing: float) -> None:
+    def __init__(self, backbone: ImageBackbone, model: nn.Module, start: Tensor, *, label_smoothing: float) -> None:
         super().__init__(backbone, model)
         linear = nn.Linear(start.shape[1], start.shape[0], bias=False, device="meta")
         linear.weight = nn.Parameter(start)

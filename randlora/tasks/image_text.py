@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from randlora.backbones.base import Backbone
+from randlora.backbones.base import ImageBackbone
 from randlora.checks import check_choice, check_share
 from randlora.tasks.base import Objective, Task, Vocabulary
 
@@ -36,6 +36,7 @@ class ImageText(Task):
         label_smoothing: of the cross-entropy.
     """
 
+    needs_text: ClassVar[bool] = True
     negatives: Negatives
     temperature: Temperature
     train_prompts: Prompts
@@ -49,7 +50,9 @@ class ImageText(Task):
         check_choice(self, "test_prompts", ("prompt", "templates"))
         check_share(self, "label_smoothing", one=False)
 
-    def build(self, *, backbone: Backbone, model: nn.Module, vocabulary: Vocabulary, seed: int) -> ImageTextObjective:
+    def build(
+        self, *, backbone: ImageBackbone, model: nn.Module, vocabulary: Vocabulary, seed: int
+    ) -> ImageTextObjective:
         """Return the objective with every prompt tokenized."""
         return ImageTextObjective(self, backbone, model, vocabulary)
 
@@ -57,7 +60,7 @@ class ImageText(Task):
 class ImageTextObjective(Objective):
     """See :class:`ImageText`."""
 
-    def __init__(self, task: ImageText, backbone: Backbone, model: nn.Module, vocabulary: Vocabulary) -> None:
+    def __init__(self, task: ImageText, backbone: ImageBackbone, model: nn.Module, vocabulary: Vocabulary) -> None:
         super().__init__(backbone, model)
         self.task = task
         both = {"prompt": [vocabulary.prompt], "templates": list(vocabulary.templates)}
@@ -92,7 +95,7 @@ class ImageTextObjective(Objective):
         return [self.backbone.tokenize(vocabulary.prompts(template)).to(device) for template in templates]
 
 
-def class_embeddings(backbone: Backbone, model: nn.Module, tokens: list[Tensor]) -> Float[Tensor, "classes d"]:
+def class_embeddings(backbone: ImageBackbone, model: nn.Module, tokens: list[Tensor]) -> Float[Tensor, "classes d"]:
     """Return unit-length class embeddings, averaged over one token matrix per template."""
     total = torch.stack([backbone.text_features(model, matrix) for matrix in tokens]).mean(0)
     return F.normalize(total, dim=-1)
