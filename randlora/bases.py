@@ -26,7 +26,14 @@ DISTRIBUTIONS: tuple[Distribution, ...] = ("uniform", "normal", "ternary")
 
 
 def random_rows(
-    rows: int, columns: int, *, seed: int, purpose: str, distribution: Distribution = "uniform", sparsity: float = 6.0
+    rows: int,
+    columns: int,
+    *,
+    seed: int,
+    purpose: str,
+    distribution: Distribution = "uniform",
+    sparsity: float = 6.0,
+    first: int = 0,
 ) -> Float[Tensor, "rows columns"]:
     """Return a float32 matrix of independent entries with mean 0 and variance 1.
 
@@ -38,6 +45,7 @@ def random_rows(
         distribution: ``uniform`` on (-sqrt 3, sqrt 3), ``normal``, or ``ternary``: -1 and +1 with probability 1/s
             each, else 0, divided by its standard deviation (paper section 6.4); s = 2 is the binary basis.
         sparsity: *s* of the ternary distribution, at least 2.
+        first: index of the first row returned; part of a matrix can be drawn without the rows above it.
 
     Raises:
         ValueError: for a ternary basis with s below 2.
@@ -48,7 +56,7 @@ def random_rows(
         )
     uniform = torch.empty(rows, columns, dtype=torch.float32, device="cpu")
     for row in range(rows):
-        uniform[row].uniform_(generator=generator_for(seed, "basis", purpose, row))
+        uniform[row].uniform_(generator=generator_for(seed, "basis", purpose, first + row))
     if distribution == "uniform":
         return uniform.mul_(2).sub_(1).mul_(sqrt(3))
     if distribution == "normal":

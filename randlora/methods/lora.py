@@ -1,4 +1,4 @@
-"""LoRA: a low-rank update (Hu et al. 2021)."""
+"""LoRA: a low-rank update (Hu et al. 2021); rank-stabilised LoRA is the same with another scale."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ class LoRA(TwoFactorMethod):
 
     Attributes:
         rank: *r*.
-        alpha: numerator of the scale; the paper's vision runs use 1 (Table 8), its language runs 2r (Table 9).
-        scale_rule: see :func:`randlora.scaling.scale_of`.
+        alpha: numerator of the scale; the RandLoRA paper's vision runs use 1 over the rank (Table 8), its language runs
+            alpha = 2r, a constant scale of 2 (Table 9).
+        scale_rule: see :func:`randlora.scaling.scale_of`; ``over_sqrt_rank`` is rsLoRA (Kalajdzievski 2023).
     """
 
     rank: int
@@ -66,8 +67,13 @@ class LoRA(TwoFactorMethod):
         return None
 
     def adapt(self, site: Site, shared: Shared | None, generator: torch.Generator) -> LoRAAdapter:
-        """Draw ``A`` from the Kaiming-uniform distribution with a = sqrt 5, that is U(-1/sqrt(in), 1/sqrt(in))."""
-        bound = 1 / sqrt(site.in_features)
-        a = filled(self.rank, site.in_features, value=0.0).uniform_(-bound, bound, generator=generator)
-        scale = scale_of(self.alpha, self.scale_rule, rank=self.rank)
-        return LoRAAdapter(a, filled(site.out_features, self.rank, value=0.0), scale=scale)
+        """Return an adapter at its start."""
+        a, b = lora_start(site, self.rank, generator)
+        return LoRAAdapter(a, b, scale=scale_of(self.alpha, self.scale_rule, rank=self.rank))
+
+
+def lora_start(site: Site, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return ``A`` (r x in), Kaiming-uniform with a = sqrt 5, that is U(-1, 1) / sqrt(in), and ``B`` = 0 (out x r)."""
+    bound = 1 / sqrt(site.in_features)
+    a = filled(rank, site.in_features, value=0.0).uniform_(-bound, bound, generator=generator)
+    return a, filled(site.out_features, rank, value=0.0)

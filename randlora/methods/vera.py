@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,9 @@ from randlora.adapter import Shared, Site, Targets, TwoFactorAdapter, TwoFactorM
 from randlora.bases import DISTRIBUTIONS, Distribution, filled, random_rows
 from randlora.checks import check_choice, check_positive, check_whole
 from randlora.scaling import SCALE_RULES, ScaleRule, scale_of
+
+BasisScale = Literal["unit", "kaiming"]
+BASIS_SCALES: tuple[BasisScale, ...] = ("unit", "kaiming")
 
 
 class VeRAAdapter(TwoFactorAdapter):
@@ -39,14 +44,18 @@ class VeRA(TwoFactorMethod):
         rank: *r*.
         d_initial: start of every entry of ``d`` (0.1 in the VeRA paper and in the runs of the RandLoRA paper).
         alpha: numerator of the scale.
-        scale_rule: see :func:`randlora.scaling.scale_of`; the vision runs use 1 / r (RandLoRA paper, Table 8).
-        distribution: of the frozen bases, which have unit variance.
+        scale_rule: see :func:`randlora.scaling.scale_of`; the vision runs use 1 / r (RandLoRA paper, Table 8); VeRA's
+            own paper has no scale, that is a constant 1.
+        basis_scale: standard deviation of the bases: ``unit`` 1 (RandLoRA's vision code), ``kaiming`` sqrt(2 / r) for B
+            and sqrt(2 / in) for A (VeRA's paper and peft).
+        distribution: of the frozen bases.
     """
 
     rank: int
     d_initial: float
     alpha: float
     scale_rule: ScaleRule
+    basis_scale: BasisScale
     distribution: Distribution
 
     def __post_init__(self) -> None:
@@ -54,6 +63,7 @@ class VeRA(TwoFactorMethod):
         check_whole(self, "rank")
         check_positive(self, "alpha", "d_initial")
         check_choice(self, "scale_rule", SCALE_RULES)
+        check_choice(self, "basis_scale", BASIS_SCALES)
         check_choice(self, "distribution", DISTRIBUTIONS)
 
     def update_rank(self, site: Site) -> int:
@@ -78,12 +88,14 @@ class VeRA(TwoFactorMethod):
     def adapt(self, site: Site, shared: Shared | None, generator: torch.Generator) -> VeRAAdapter:
         """Return an adapter with b = 0 and d = d_initial."""
         assert shared is not None
+        # the deviations of both bases are part of the scale, so that one pair serves every site
+        deviation = 2 / sqrt(self.rank * site.in_features) if self.basis_scale == "kaiming" else 1.0
         return VeRAAdapter(
             filled(site.out_features, value=0.0),
             filled(self.rank, value=self.d_initial),
             shared=shared,
             in_features=site.in_features,
-            scale=scale_of(self.alpha, self.scale_rule, rank=self.rank),
+            scale=scale_of(self.alpha, self.scale_rule, rank=self.rank) * deviation,
         )
 
     def _rows(self, rows: int, columns: int, *, seed: int, purpose: str) -> Tensor:

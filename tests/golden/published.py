@@ -53,9 +53,10 @@ def method_for(case: str, *, scale: float, contraction: str, rank: int, bases: i
         case "lora":
             return LoRA(**common)
         case "vera":
-            return VeRA(**common, d_initial=0.1, distribution="uniform")
+            return VeRA(**common, d_initial=0.1, basis_scale="unit", distribution="uniform")
         case "nola":
-            return NoLA(**common, bases=bases, start="mean", distribution="uniform")
+            extra = {"start": "mean", "basis_scale": "unit", "keep_bases": True, "distribution": "uniform"}
+            return NoLA(**common, bases=bases, **extra)
     raise AssertionError(case)
 
 
