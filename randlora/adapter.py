@@ -181,8 +181,13 @@ class AdapterMethod(Method):
         """Return the number of trainable parameters of the site's adapter, in closed form."""
 
     def update_rank(self, site: Site) -> int | None:
-        """Return the rank that a trained update of the site reaches and cannot exceed, or None where none is claimed."""
+        """Return the rank that a trained update of the site reaches and cannot exceed; None: no claim."""
         return None
+
+    @property
+    def exact_gradient(self) -> bool:
+        """Whether the backward pass of an adapter is the derivative of its forward pass."""
+        return True
 
     def check_site(self, site: Site) -> None:
         """Raise ValueError, naming the site, where the hyper-parameters do not fit it."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import nn
@@ -74,10 +74,11 @@ class Backbone(ABC):
             model: the model; its mode and its adapters are those at each call.
             batch: number of inputs.
             generator: a CPU generator.
+
+        Raises:
+            ValueError: if the backbone does not say how.
         """
-        size = self.image_size(model)
-        images = torch.randn(batch, 3, size, size, generator=generator).to(next(model.parameters()).device)
-        return lambda: self.image_features(model, images)
+        raise ValueError(f"{self.kind} {self.name} does not say how it is probed")
 
     def with_random_weights(self) -> Self:
         """Return the backbone without its weights: ``build`` starts at random from the seed.
@@ -136,6 +137,12 @@ class ImageBackbone(Backbone):
     def text_features(self, model: nn.Module, tokens: Int[Tensor, "n length"]) -> Float[Tensor, "n d"]:
         """Return text features of unit length; raises ValueError if the backbone has no text tower."""
         raise ValueError(_no_text(self.name))
+
+    def probe(self, model: nn.Module, *, batch: int, generator: torch.Generator) -> Callable[[], Tensor]:
+        """Return a function that computes the features of random images."""
+        size = self.image_size(model)
+        images = torch.randn(batch, 3, size, size, generator=generator).to(next(model.parameters()).device)
+        return lambda: self.image_features(model, images)
 
 
 def _no_text(name: str) -> str:

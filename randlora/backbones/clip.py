@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 from zipfile import ZipFile, is_zipfile
 
 import torch
@@ -17,6 +16,7 @@ from torch import nn
 
 from randlora.backbones.base import ImageBackbone
 from randlora.backbones.errors import WeightsError
+from randlora.backbones.files import digest, weights_file
 from randlora.backbones.random_start import own_stream
 from randlora.backbones.torchvision_guard import import_torchvision
 from randlora.checks import check_text
@@ -60,7 +60,7 @@ class OpenClip(ImageBackbone):
         with own_stream(seed):
             model = self._architecture()
         if self.checkpoint is not None:
-            _load_file(model, (root / self.checkpoint).expanduser(), name=self.name)
+            _load_file(model, weights_file(self.checkpoint, root=root, name=self.name), name=self.name)
         elif self.pretrained is not None:
             self._load_tag(model)
         return model.float().to(device)
@@ -69,10 +69,7 @@ class OpenClip(ImageBackbone):
         """Return the SHA-256 of the checkpoint file, None for a tag or a random start."""
         if self.checkpoint is None:
             return None
-        path = (root / self.checkpoint).expanduser()
-        if not path.is_file():
-            raise WeightsError(_missing(path, self.name))
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return digest([weights_file(self.checkpoint, root=root, name=self.name)])
 
     def image_size(self, model: nn.Module) -> int:
         """Return the side of the input images in pixels."""
@@ -164,8 +161,6 @@ class OpenClip(ImageBackbone):
 
 
 def _load_file(model: nn.Module, path: Path, *, name: str) -> None:
-    if not path.is_file():
-        raise WeightsError(_missing(path, name))
     from open_clip.factory import resize_pos_embed, resize_text_pos_embed
 
     try:
@@ -193,14 +188,6 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
 def _in_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
-
-
-def _missing(path: Path, name: str) -> str:
-    return (
-        f"backbone {name}: no weights at {path}; "
-        "give another file with backbone.checkpoint=PATH, or a published tag with backbone.checkpoint=null "
-        "backbone.pretrained=TAG"
-    )
 
 
 @cache

@@ -19,7 +19,7 @@ class DoRAAdapter(Adapter):
     """``W = m * (W0 + scale * B A) / ||W0 + scale * B A||`` by output row; ``m`` (out), ``B`` and ``A`` trained.
 
     Runs in the adapter's own dtype even under autocast: the norm at the start and the norm in a step are then the same
-    bits, and ``m`` divided by the norm is exactly 1. A row of zeros has no direction; its ratio is taken as 1, so that it
+    bits, and ``m`` over the norm is exactly 1. A row of zeros has no direction; its ratio is taken as 1, so that it
     starts at zero and ``B`` has a gradient.
     """
 
@@ -74,6 +74,11 @@ class DoRA(AdapterMethod):
         check_positive(self, "alpha")
         check_choice(self, "scale_rule", SCALE_RULES)
         check_flag(self, "norm_gradient")
+
+    @property
+    def exact_gradient(self) -> bool:
+        """Whether the norm is differentiated."""
+        return self.norm_gradient
 
     def check_site(self, site: Site) -> None:
         """Raise ValueError where the rank exceeds the shorter side."""
