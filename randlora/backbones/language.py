@@ -1,0 +1,166 @@
+"""Decoder language models through transformers: published ones by hub id or folder, small ones from their shapes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from randlora.backbones.base import Backbone
+from randlora.backbones.errors import WeightsError
+from randlora.backbones.files import digest
+from randlora.backbones.random_start import own_stream
+from randlora.backbones.torchvision_guard import import_torchvision
+from randlora.checks import check_choice, check_text
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+DTYPES: Mapping[Dtype, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+WEIGHTS = ("*.safetensors", "*.bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModel(Backbone):
+    """A causal language model.
+
+    Attributes:
+        architecture: fields of the published ``config.json`` that decide shapes and values, ``model_type`` included;
+            weights are refused where theirs differ. Fields left out keep the default of transformers.
+        hub_id: where the weights are published, such as ``Qwen/Qwen2-0.5B-Instruct``; downloaded on first use.
+        revision: commit of the hub repository, or None for its newest.
+        checkpoint: folder with ``config.json`` and weights as transformers saves them, relative to the suite's root;
+            takes the place of the hub. With neither, the model starts at random from the run's seed.
+        dtype: of the weights once loaded.
+    """
+
+    kind: ClassVar[str] = "language model"
+    architecture: Mapping[str, Any] = field(hash=False)
+    hub_id: str | None
+    revision: str | None
+    checkpoint: str | None
+    dtype: Dtype
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_text(self, "hub_id", "revision", "checkpoint", optional=True)
+        check_choice(self, "dtype", tuple(DTYPES))
+        if not isinstance(self.architecture, Mapping) or not isinstance(self.architecture.get("model_type"), str):
+            raise ValueError(
+                f"backbone {self.name}: architecture = {self.architecture!r}; "
+                "valid: fields of the model's config.json, model_type among them"
+            )
+
+    def skeleton(self) -> nn.Module:
+        """Return the model on the meta device."""
+        config = self._config()
+        with torch.device("meta"):
+            return _transformers().AutoModelForCausalLM.from_config(config)
+
+    def build(self, *, root: Path, device: torch.device, seed: int = 0) -> nn.Module:
+        """Return the model in evaluation-ready form with its weights in ``dtype``."""
+        folder = self._folder(root)
+        with own_stream(seed):
+            if folder is not None:
+                model = self._load(str(folder), revision=None)
+            elif self.hub_id is not None:
+                model = self._load(self.hub_id, revision=self.revision)
+            else:
+                model = _transformers().AutoModelForCausalLM.from_config(self._config(), dtype=DTYPES[self.dtype])
+        return model.to(device)
+
+    def weights_digest(self, *, root: Path) -> str | None:
+        """Return the SHA-256 of the weight files of the checkpoint, None for the hub or a random start."""
+        folder = self._folder(root)
+        if folder is None:
+            return None
+        return digest(sorted(path for pattern in WEIGHTS for path in folder.glob(pattern)))
+
+    def _config(self) -> Any:
+        auto = _transformers().AutoConfig
+        model_type = self.architecture["model_type"]
+        fields = {name: value for name, value in self.architecture.items() if name != "model_type"}
+        try:
+            known = auto.for_model(model_type).to_dict()
+        except ValueError as error:
+            raise ValueError(f"backbone {self.name}: transformers has no model_type {model_type!r}") from error
+        for name in fields:
+            if name not in known and not name.startswith("rope_"):
+                near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:5]
+                raise ValueError(
+                    f"backbone {self.name}: {model_type!r} has no field {name!r} in its architecture; "
+                    f"nearest: {', '.join(near)}"
+                )
+        try:
+            return auto.for_model(model_type, **fields)
+        except Exception as error:
+            raise ValueError(f"backbone {self.name}: no {model_type!r} has this architecture: {error}") from error
+
+    def _folder(self, root: Path) -> Path | None:
+        if self.checkpoint is None:
+            return None
+        folder = (root / self.checkpoint).expanduser()
+        if not (folder / "config.json").is_file() or not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+            raise WeightsError(
+                f"backbone {self.name}: no weights at {folder}, which needs config.json and *.safetensors as "
+                "transformers saves them; give another folder with backbone.checkpoint=PATH, or take the hub's with "
+                "backbone.checkpoint=null"
+            )
+        return folder
+
+    def _load(self, source: str, *, revision: str | None) -> nn.Module:
+        library = _transformers()
+        try:
+            found = library.AutoConfig.from_pretrained(source, revision=revision)
+            self._check(found, source)
+            model, report = library.AutoModelForCausalLM.from_pretrained(
+                source, revision=revision, config=found, dtype=DTYPES[self.dtype], output_loading_info=True
+            )
+        except WeightsError:
+            raise
+        except Exception as error:
+            raise WeightsError(self._unavailable(source, error)) from error
+        wrong = [f"{kind.partition('_')[0]} {sorted(map(str, names))[0]}" for kind, names in report.items() if names]
+        if wrong:
+            raise WeightsError(f"backbone {self.name}: {source} holds weights of another architecture: {wrong[0]}")
+        return model
+
+    def _check(self, found: Any, source: str) -> None:
+        """Raise WeightsError where the weights' config differs from the stated architecture."""
+        stated, theirs = self._config().to_dict(), found.to_dict()
+        names = [name for name in self.architecture if name in stated]
+        names += ["rope_parameters"] if any(name.startswith("rope_") for name in self.architecture) else []
+        for name in names:
+            if stated[name] != theirs.get(name):
+                raise WeightsError(
+                    f"backbone {self.name}: {source} has {name} = {theirs.get(name)!r}, "
+                    f"its configuration here says {stated[name]!r}"
+                )
+
+    def _unavailable(self, source: str, error: Exception) -> str:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        if self.checkpoint is not None:
+            return f"backbone {self.name}: {source} cannot be read as weights ({reason}); fetch the files again"
+        return (
+            f"backbone {self.name}: the weights {source} are not on this machine and could not be downloaded "
+            f"({reason}). With a network, run the same command again (a gated model needs its licence accepted on the "
+            "hub and 'hf auth login'); without, copy the folder from another machine: "
+            "backbone.checkpoint=/path/to/folder"
+        )
+
+
+@cache
+def _transformers() -> ModuleType:
+    import_torchvision()  # transformers imports it for parts that language models do not use
+    import transformers
+
+    return transformers
