@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from randlora.checks import check_choice
 from randlora.execution import DEFAULT_EXECUTION, Execution
+from randlora.rebuild import offer_from
+from randlora.shared import Shared
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -66,19 +68,6 @@ class Targets:
     parameters: Mapping[str, int] = field(default_factory=dict)
 
 
-class Shared(nn.Module):
-    """Frozen tensors a method keeps once per model; each is a non-persistent buffer, so none is ever saved."""
-
-    def __init__(self, **tensors: Tensor) -> None:
-        super().__init__()
-        for name, tensor in tensors.items():
-            self.register_buffer(name, tensor, persistent=False)
-
-    def slice(self, name: str, rows: int, columns: int) -> Tensor:
-        """Return the first rows and columns of a matrix."""
-        return self.get_buffer(name)[:rows, :columns]
-
-
 class Adapter(nn.Module, ABC):
     """A trainable change of one weight matrix. The base weight is read, never written.
 
@@ -117,10 +106,30 @@ class TwoFactorAdapter(UpdateAdapter):
         left, right = self.factors()
         return left @ right
 
+    def factors_in(self, dtype: torch.dtype) -> tuple[Float[Tensor, "out k"], Float[Tensor, "k in"]]:
+        """Return the factors in the dtype of a product; slices of frozen bases are cast once per model."""
+        left, right = self.factors()
+        return self._cast(left, dtype), self._cast(right, dtype)
+
     def adapted(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
         """Return the weight with the update applied, in one matrix product."""
-        left, right = self.factors()
-        return torch.addmm(weight, left.to(weight.dtype), right.to(weight.dtype))
+        return torch.addmm(weight, *self.factors_in(product_dtype(weight)))
+
+    def _cast(self, factor: Tensor, dtype: torch.dtype) -> Tensor:
+        if factor.dtype == dtype:
+            return factor
+        if not factor.requires_grad and not torch.compiler.is_compiling():
+            for part in self.children():
+                if isinstance(part, Shared) and (low := part.lowered(factor, dtype)) is not None:
+                    return low
+        return offer_from(factor, factor.to(dtype), lambda source: source.to(dtype))
+
+
+def product_dtype(operand: Tensor) -> torch.dtype:
+    """Return the dtype in which a matrix product with the operand runs: autocast's where it applies, else its own."""
+    kind = operand.device.type
+    lowered = torch.is_autocast_enabled(kind) and operand.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if lowered else operand.dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,8 +190,13 @@ class AdapterMethod(Method):
         """Return the number of trainable parameters of the site's adapter, in closed form."""
 
     def update_rank(self, site: Site) -> int | None:
-        """Return the rank that a trained update of the site reaches and cannot exceed; None: no claim."""
+        """Return the rank that a trained update of the site cannot exceed; None: no claim."""
         return None
+
+    @property
+    def reaches_update_rank(self) -> bool:
+        """Whether trained updates reach the rank that they cannot exceed."""
+        return True
 
     @property
     def exact_gradient(self) -> bool:

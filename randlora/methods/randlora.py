@@ -101,6 +101,11 @@ class RandLoRA(TwoFactorMethod):
             return self.rank
         return min(self.n_bases(site) * self.rank, site.short)
 
+    @property
+    def reaches_update_rank(self) -> bool:
+        """Whether every column of A has an entry; under sparse bases some columns are zero, and so are the update's."""
+        return self.distribution != "ternary" or self.sparsity == 2
+
     def n_bases(self, site: Site) -> int:
         """Return *n*, the number of bases of a site."""
         floor, rest = divmod(site.short, self.rank)
