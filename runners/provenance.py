@@ -16,7 +16,17 @@ import torch
 from results.record import Provenance
 from runners.machine import ROOT, Machine
 
-PACKAGES = ("torch", "accelerate", "open_clip_torch", "timm", "transformers", "datasets", "hydra-core", "pandas")
+PACKAGES = (
+    "torch",
+    "accelerate",
+    "open_clip_torch",
+    "timm",
+    "transformers",
+    "peft",
+    "datasets",
+    "hydra-core",
+    "pandas",
+)
 
 
 def provenance(
@@ -24,11 +34,11 @@ def provenance(
 ) -> Provenance:
     """Return the provenance of a run of this process."""
     device = machine.torch_device()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return Provenance(
-        commit=_git("rev-parse", "HEAD"),
-        dirty=None if (changes := _git("status", "--porcelain", "--untracked-files=no")) is None else bool(changes),
-        versions=_versions(),
+        commit=git("rev-parse", "HEAD"),
+        dirty=None if (changes := git("status", "--porcelain", "--untracked-files=no")) is None else bool(changes),
+        versions=versions(),
         device=f"{device.type}: {name}",
         threads=torch.get_num_threads(),
         precision=machine.training_precision(),
@@ -40,7 +50,8 @@ def provenance(
 
 
 @cache
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that can change a number."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -51,7 +62,8 @@ def _versions() -> dict[str, str]:
 
 
 @cache
-def _git(*arguments: str) -> str | None:
+def git(*arguments: str) -> str | None:
+    """Return what git says in the suite's root, or None where there is no git or no repository."""
     try:
         done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -60,7 +72,8 @@ def _git(*arguments: str) -> str | None:
 
 
 @cache
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the CPU."""
     try:
         with open("/proc/cpuinfo") as file:  # noqa: PTH123 - a kernel file, not a path of ours
             names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]

@@ -1,0 +1,174 @@
+"""randlora bench: time and memory of a training step, subject beside subject in one process.
+
+One step is forward, loss, backward, AdamW step and clearing of gradients. Every round takes one step of every subject,
+the order rotated; ratios are taken within rounds. Weights are random; nothing is downloaded. docs/BENCHMARKS.md says
+what each column means.
+
+Examples:
+  randlora bench                                              the embedded CLIP, a minute or two
+  randlora bench workload=vit_b32_mlp seconds=600
+  randlora bench workload=crossover "workload.layers=[[4096,4096]]" only=[weight,activation,auto]
+  randlora bench only=[lora,randlora] rounds=5 compile=true
+  randlora bench "+subjects.members.mine=[method=lora,method.rank=8]"
+  randlora bench workload=vit_b32_vision workload.precision=bfloat16_autocast workload.batch=128 device=cuda
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from runners.compose import ConfigError, check_seed, choices, instantiate, plain
+from runners.machine import ROOT
+
+if TYPE_CHECKING:
+    import torch
+
+    from results.bench_record import Benchmark, Environment
+    from runners.benchmark.cases import Case, Workload
+    from runners.benchmark.subjects import Field
+
+CONFIG = "bench"
+RESULTS = ROOT / "results" / "bench"
+PUBLISHED = ROOT / "results" / "published" / "bench"
+PAGE = ROOT / "docs" / "BENCHMARKS.md"
+
+
+def main(config: DictConfig) -> int:
+    """Measure, print the tables and write the files; return 0, or 1 where a case has no subject that ran."""
+    # torch's profiler announces itself on stderr at every start; read when torch is loaded
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+    _check(config)
+    from results.bench_tables import left_out, markdown
+    from runners.benchmark.subjects import read_field
+
+    workload: Workload = instantiate(config)["workload"]
+    only = _listed(config.only)
+    compiled = config.compile if isinstance(config.compile, bool) else _listed(config.compile) or ()
+    field = read_field(config.subjects, only=only, compiled=compiled)
+    device = _device(config)
+    benchmark = _measure(config, workload, field, device)
+    print(markdown(benchmark))
+    folders = [Path(str(config.to)).expanduser() if config.to is not None else RESULTS / benchmark.name]
+    folders += [PUBLISHED / benchmark.name] if config.publish else []
+    for folder in folders:
+        print("\n".join(str(path) for path in write_all(benchmark, folder)))
+    if config.publish:
+        _refresh_page()
+    if not all(case.subjects for case in benchmark.cases):
+        print(f"error: nothing could be measured: {'; '.join(left_out(benchmark))}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def write_all(benchmark: Benchmark, folder: Path) -> tuple[Path, ...]:
+    """Write `name.json` with every number, `name.md`, `name.csv` and the pictures; raises StoreError."""
+    from results import bench_plot, bench_record, bench_tables
+    from results.files import write_text
+
+    return (
+        bench_record.write(benchmark, folder / f"{benchmark.name}.json"),
+        write_text(folder / f"{benchmark.name}.md", bench_tables.markdown(benchmark)),
+        write_text(folder / f"{benchmark.name}.csv", bench_tables.csv(benchmark)),
+        *bench_plot.draw(benchmark, folder),
+    )
+
+
+def _measure(config: DictConfig, workload: Workload, field: Field, device: torch.device) -> Benchmark:
+    from results.bench_record import Benchmark
+    from runners.benchmark.measure import Protocol, measure
+    from runners.benchmark.progress import stage_progress
+
+    started_at = datetime.now(UTC)
+    cases: Sequence[Case] = workload.cases()
+    protocol = Protocol(
+        device=device,
+        seed=config.seed,
+        warmup=config.warmup,
+        rounds=config.rounds,
+        seconds=config.seconds / len(cases),
+    )
+    try:
+        with stage_progress(len(cases)) as on_stage:
+            measured = tuple(measure(case, field, protocol, on_stage=on_stage) for case in cases)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return Benchmark(
+        name=choices(config)["workload"],
+        title=workload.title,
+        precision=workload.precision,
+        workload=plain(config.workload),
+        relative_to=field.relative_to,
+        memory_relative_to=field.memory_relative_to,
+        environment=_environment(device, started_at),
+        cases=measured,
+    )
+
+
+def _check(config: DictConfig) -> None:
+    check_seed(config)
+    for name in ("warmup", "rounds"):
+        if isinstance(config[name], bool) or not isinstance(config[name], int) or config[name] < 1:
+            raise ConfigError(f"{name}={config[name]}: valid: a whole number of 1 or more")
+    if isinstance(config.seconds, bool) or not isinstance(config.seconds, int | float) or config.seconds <= 0:
+        raise ConfigError(f"seconds={config.seconds}: valid: a number above 0")
+    if config.threads is not None and (not isinstance(config.threads, int) or config.threads < 1):
+        raise ConfigError(f"threads={config.threads}: valid: a whole number of 1 or more, or null")
+    if config.device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device={config.device}: valid: auto, cpu, cuda")
+    if not isinstance(config.publish, bool):
+        raise ConfigError(f"publish={config.publish}: valid: true or false")
+
+
+def _listed(value: Any) -> list[str] | None:
+    found = plain(value)
+    if found is None:
+        return None
+    return [found] if isinstance(found, str) else [str(one) for one in found]
+
+
+def _device(config: DictConfig) -> torch.device:
+    import torch
+
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise ConfigError("device=cuda, but torch sees no CUDA device; use device=cpu or auto")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    return torch.device("cuda" if available and config.device != "cpu" else "cpu")
+
+
+def _environment(device: torch.device, started_at: datetime) -> Environment:
+    import torch
+
+    from results.bench_record import Environment
+    from runners.provenance import git, processor, versions
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    return Environment(
+        device=f"{device.type}: {name}",
+        cores=os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        versions=versions(),
+        commit=git("rev-parse", "HEAD"),
+        dirty=None if changes is None else bool(changes),
+        command=shlex.join(["randlora", *sys.argv[1:]]),
+        started_at=started_at.isoformat(timespec="seconds"),
+    )
+
+
+def _refresh_page() -> None:
+    from results.bench_page import fill
+    from results.files import write_text
+
+    if PAGE.is_file():
+        write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), PUBLISHED))
+        print(PAGE)

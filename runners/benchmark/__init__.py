@@ -1,0 +1,1 @@
+"""What `randlora bench` measures and how: workloads, subjects, steps, memory, counts."""
