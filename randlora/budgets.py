@@ -1,31 +1,18 @@
-"""Equal parameter budgets: the size of a method that comes closest to a number of trainable parameters."""
+"""Equal budgets: a number of parameters, a share of the model, a size of the saved file, or what a reference trains."""
 
 from __future__ import annotations
 
+import math
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from randlora.adapter import Method, Targets
-from randlora.checks import check_flag, check_whole
+from randlora.adapter import AdapterMethod, Method, Targets
+from randlora.checks import check_flag, check_whole, is_number
+from randlora.fitting import Solution, fit
+from randlora.storage import overhead_bytes, saved_bytes
 
-NEAR = 0.9  # share of a budget below which a method's largest size counts as unable to reach it
-
-
-@dataclass(frozen=True, kw_only=True)
-class Solution:
-    """A method resized to a budget.
-
-    Attributes:
-        method: the method to run.
-        asked: parameters asked for, or None without a budget.
-        reached: parameters it trains.
-        note: what the reader of a table must know, such as that the budget could not be reached; None if nothing.
-    """
-
-    method: Method
-    asked: int | None
-    reached: int
-    note: str | None = None
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 class Budget(ABC):
@@ -46,81 +33,155 @@ class Unlimited(Budget):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParameterBudget(Budget):
+class SizedBudget(Budget):
+    """A budget that sets the size of a method.
+
+    Attributes:
+        allow_over: take the nearest size even if it is above the budget; otherwise the largest that is not.
+    """
+
+    allow_over: bool
+
+    def __post_init__(self) -> None:
+        check_flag(self, "allow_over")
+
+    @abstractmethod
+    def goal(self, targets: Targets) -> float:
+        """Return what is asked, in the budget's own unit."""
+
+    def measure(self, method: Method, targets: Targets) -> float:
+        """Return what a method takes, in the same unit: trainable parameters unless the budget says otherwise."""
+        return method.count(targets)
+
+    def room(self, method: Method, targets: Targets) -> int:
+        """Return how many trainable parameters the budget leaves the method."""
+        return int(self.goal(targets))
+
+    def solve(self, method: Method, targets: Targets) -> Solution:
+        """Return the method at its best size."""
+        return fit(method, targets, asked=self.room(method, targets), allow_over=self.allow_over)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterBudget(SizedBudget):
     """A number of trainable parameters in the backbone.
 
     Attributes:
         parameters: the number.
-        allow_over: take the nearest size even if it is above the budget; otherwise the largest that is not.
     """
 
     parameters: int
-    allow_over: bool
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_whole(self, "parameters")
-        check_flag(self, "allow_over")
 
-    def solve(self, method: Method, targets: Targets) -> Solution:
-        """Return the method at its best size."""
-        return fit(method, targets, asked=self.parameters, allow_over=self.allow_over)
+    def goal(self, targets: Targets) -> float:
+        """Return the number."""
+        return self.parameters
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchMethod(Budget):
+class MatchMethod(SizedBudget):
     """As many trainable parameters as a reference method has on the same sites.
 
     Attributes:
         reference: the method to match, such as LoRA of rank 32.
-        allow_over: as in :class:`ParameterBudget`.
     """
 
     reference: Method
-    allow_over: bool
+
+    def goal(self, targets: Targets) -> float:
+        """Return the reference's number."""
+        return self.reference.count(targets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PercentBudget(SizedBudget):
+    """A share of the model, as the paper's Table 15 counts it (see :func:`percent_trained`).
+
+    Attributes:
+        percent: the share in %, above 0 and below 100.
+    """
+
+    percent: float
 
     def __post_init__(self) -> None:
-        check_flag(self, "allow_over")
+        super().__post_init__()
+        if not is_number(self.percent) or not 0 < self.percent < 100:
+            raise ValueError(f"PercentBudget.percent = {self.percent!r}; valid: a number above 0 and below 100")
 
-    def solve(self, method: Method, targets: Targets) -> Solution:
-        """Return the method at its best size."""
-        return fit(method, targets, asked=self.reference.count(targets), allow_over=self.allow_over)
+    def goal(self, targets: Targets) -> float:
+        """Return the share in %."""
+        return self.percent
+
+    def measure(self, method: Method, targets: Targets) -> float:
+        """Return the method's share in %."""
+        return percent_trained(method, targets)
+
+    def room(self, method: Method, targets: Targets) -> int:
+        """Return ``base p / (100 - p)``, the numbers to add to the base that make up p % of the sum."""
+        return math.floor(_base(targets) * self.percent / (100 - self.percent))
 
 
-def fit(method: Method, targets: Targets, *, asked: int, allow_over: bool = False) -> Solution:
-    """Return the method at the size whose count is nearest to ``asked``, from below unless ``allow_over``.
+@dataclass(frozen=True, kw_only=True)
+class BytesBudget(SizedBudget):
+    """The size of the saved adapter file, without a head (see :func:`randlora.storage.saved_bytes`).
 
-    A method without a size keeps what it trains. One that cannot come near says so in the note, with what it reaches.
+    Attributes:
+        bytes: a number of bytes, or text such as ``4MB`` (4,000,000) or ``4MiB`` (4,194,304).
     """
-    if method.size_field is None or not targets.sites:
-        return Solution(method=method, asked=asked, reached=method.count(targets), note=_without_size(method))
-    counts = {size: method.resized(size).count(targets) for size in _candidate_sizes(method, targets, asked=asked)}
-    allowed = {size: count for size, count in counts.items() if allow_over or count <= asked}
-    if not allowed:
-        smallest = min(counts.values())
-        raise ValueError(
-            f"a budget of {asked:,} parameters is out of reach of {type(method).__name__}, which trains {smallest:,} "
-            f"or more on these {len(targets.sites)} sites; raise the budget or set budget.allow_over=true"
-        )
-    size = min(allowed, key=lambda size: (abs(allowed[size] - asked), size))
-    reached = allowed[size]
-    note = None
-    if reached < NEAR * asked and reached == max(counts.values()):
-        note = (
-            f"{type(method).__name__} cannot reach the budget of {asked:,} parameters: "
-            f"at most {reached:,} ({method.size_field} {size})"
-        )
-    return Solution(method=method.resized(size), asked=asked, reached=reached, note=note)
+
+    bytes: int | str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number_of_bytes(self.bytes)
+
+    def goal(self, targets: Targets) -> float:
+        """Return the number of bytes."""
+        return number_of_bytes(self.bytes)
+
+    def measure(self, method: Method, targets: Targets) -> float:
+        """Return the size of the method's file."""
+        return saved_bytes(method, targets)
+
+    def room(self, method: Method, targets: Targets) -> int:
+        """Return how many float32 numbers fit beside the file's header at the method's largest size."""
+        sized = method.size_field is not None and targets.sites
+        largest = method.resized(method.largest_size(targets)) if sized else method
+        return (number_of_bytes(self.bytes) - overhead_bytes(largest, targets)) // 4
 
 
-def _candidate_sizes(method: Method, targets: Targets, *, asked: int) -> range:
-    """Return every size up to the largest; for sizes that cost parameters, none far beyond the budget."""
-    largest = method.largest_size(targets)
-    if largest > 4096:
-        growth = method.resized(2).count(targets) - method.resized(1).count(targets)
-        if growth > 0:
-            largest = min(largest, asked // growth + 2)
-    return range(1, largest + 1)
+def number_of_bytes(value: object) -> int:
+    """Return the number of bytes that a number or a text with a unit states.
+
+    Raises:
+        ValueError: if it is neither, or less than one byte.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:e\d+)?)\s*([a-z]*)\s*", str(value).lower())
+    if not isinstance(value, bool) and found and found[2] in UNITS:
+        number = round(float(found[1]) * UNITS[found[2]])
+        if number >= 1:
+            return number
+    raise ValueError(
+        f"bytes = {value!r}; valid: a number of bytes, or one with a unit: kB, MB, GB (thousands) or KiB, MiB, GiB"
+    )
 
 
-def _without_size(method: Method) -> str | None:
-    return f"{type(method).__name__} has no size to match a budget with" if method.trains_backbone else None
+def percent_trained(method: Method, targets: Targets) -> float:
+    """Return what a method trains in % of the model, adapters included: ``trained / (base + adapters)``.
+
+    The base is the full fine-tuning scope: the whole of a language model, the image tower of a vision-only backbone.
+    """
+    trained = method.count(targets)
+    added = trained if isinstance(method, AdapterMethod) else 0
+    return 100 * trained / (_base(targets) + added)
+
+
+def _base(targets: Targets) -> int:
+    """Return the number of parameters of the base; raises ValueError where the targets do not say."""
+    base = sum(targets.parameters.values())
+    if base == 0:
+        raise ValueError("a share of the model needs the model's parameters, and these targets list none")
+    return base

@@ -64,14 +64,17 @@ def saved_bytes(method: Method, targets: Targets) -> int:
     The numbers are counted exactly. What a header adds is rounded up, so that the file is never larger, and smaller by
     less than 1 KiB, for full fine-tuning by less than 64 bytes per tensor.
     """
-    sites = targets.sites if isinstance(method, AdapterMethod) else ()
-    text = json.dumps({METADATA: _description(method, sites, seed=2**63)})
-    count = method.count(targets)
+    return 4 * method.count(targets) + overhead_bytes(method, targets)
+
+
+def overhead_bytes(method: Method, targets: Targets) -> int:
+    """Return what :func:`saved_bytes` counts beside the trained numbers."""
     if isinstance(method, AdapterMethod):
-        tensors = [TENSOR_HEADER] * MOST_TENSORS
+        sites, tensors = targets.sites, [TENSOR_HEADER] * MOST_TENSORS
     else:
-        tensors = [TENSOR_HEADER + len(name) for name in targets.parameters] if count else []
-    return 4 * count + len(text) + sum(tensors) + HEADER
+        scope = targets.parameters if method.trains_backbone else {}
+        sites, tensors = (), [TENSOR_HEADER + len(name) for name in scope]
+    return len(json.dumps({METADATA: _description(method, sites, seed=2**63)})) + sum(tensors) + HEADER
 
 
 def load_adapter(path: Path, model: nn.Module) -> tuple[Adaptation, dict[str, Tensor]]:

@@ -1,24 +1,34 @@
-"""randlora budget: the size every method needs for an equal number of trainable parameters on a backbone.
+"""randlora budget: the size every method needs to come to the same budget on a backbone.
 
-Needs neither weights nor a GPU.
+The budget is a number of trainable parameters, a share of the model in %, the size of the saved file, or what another
+method trains. Needs neither weights nor a GPU.
 
 Examples:
   randlora budget backbone=micro_clip match=lora rank=4
-  randlora budget backbone=clip_vit_b32 match=lora rank=32
-  randlora budget backbone=clip_vit_b32 parameters=1000000 format=csv
+  randlora budget backbone=clip_vit_b32 parameters=1e6 format=csv
+  randlora budget backbone=llama3_8b percent=0.7 methods=[lora,vera,randlora_llm]
+  randlora budget backbone=qwen2_0_5b bytes=4MB
 """
 
 from __future__ import annotations
 
-from typing import Any
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
 
-from runners.compose import CONF, ConfigError, instantiate
-from runners.formats import FORMATS, check_format, rows_text
+from runners.compose import CONF, ConfigError, instantiate, plain
+from runners.formats import FORMATS, check_format, rows_text, size_text
+
+if TYPE_CHECKING:
+    from randlora.adapter import Method, Targets
+    from randlora.budgets import SizedBudget
 
 CONFIG = "budget"
+ASKED = ("parameters", "percent", "bytes", "match")
 
 
 def main(config: DictConfig) -> int:
@@ -26,27 +36,96 @@ def main(config: DictConfig) -> int:
     from runners.plan import skeleton_targets
 
     check_format(config.format, FORMATS)
+    asked = _asked(config)
+    methods = _all_methods()
+    chosen = _chosen(config, methods)
     backbone = instantiate(config)["backbone"]
     try:
         targets = skeleton_targets(backbone)
+        budget, text = _budget(config, asked, methods, targets)
+        rows = [{"method": name, **_row(methods[name], targets, budget)} for name in chosen]
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    methods = {path.stem: _method(path.stem) for path in sorted((CONF / "method").glob("*.yaml"))}
-    asked, text = _asked(config, methods, targets)
-    rows = [
-        {"method": name, **_row(method, targets, asked)} for name, method in methods.items() if method.trains_backbone
-    ]
-    print(rows_text(rows, config.format))
-    if config.format == "text":
-        print(f"\n{backbone.name}: {len(targets.sites)} sites, {sum(targets.parameters.values()):,} parameters; {text}")
+    if config.format != "text":
+        print(rows_text(rows, config.format))
+        return 0
+    print(rows_text([_shown(row) for row in rows], "text"))
+    total = sum(targets.parameters.values())
+    print(f"\n{backbone.name}: {len(targets.sites)} sites, {total:,} parameters; budget {text}")
     return 0
 
 
-def _asked(config: DictConfig, methods: dict[str, Any], targets: Any) -> tuple[int, str]:
+def _asked(config: DictConfig) -> str:
+    """Return which target the user gave; matching a method is meant where none is.
+
+    Raises:
+        ConfigError: for more than one.
+    """
+    typed = {str(override).partition("=")[0] for override in config.hydra.overrides.task}
+    given = [name for name in ASKED if config[name] is not None and (name != "match" or name in typed)]
+    if config.rank is not None and given not in ([], ["match"]):
+        raise ConfigError(f"rank={config.rank} is the rank of the method to match; leave it out with {given[0]}=")
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(f'{name}=' for name in given)}: give one target; {_targets_text()}")
+    if not given and config.match is None:
+        raise ConfigError(f"no target; {_targets_text()}")
+    return given[0] if given else "match"
+
+
+def _targets_text() -> str:
+    return "valid: parameters=1e6, percent=0.7, bytes=4MB, or match=METHOD rank=32"
+
+
+def _all_methods() -> dict[str, Method]:
+    """Return every method of the suite as its file states it."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return {
+            path.stem: hydra.utils.instantiate(hydra.compose(f"method/{path.stem}").method, _convert_="all")
+            for path in sorted((CONF / "method").glob("*.yaml"))
+        }
+
+
+def _chosen(config: DictConfig, methods: Mapping[str, Method]) -> Sequence[str]:
+    """Return the names of the methods to show: those asked for, else all that train the backbone."""
+    trained = [name for name, method in methods.items() if method.trains_backbone]
+    asked = plain(config.methods)
+    if asked is None:
+        return trained
+    names = [asked] if isinstance(asked, str) else asked
+    if not isinstance(names, list) or not names:
+        raise ConfigError(f"methods={asked}: valid: a list such as [{trained[0]},{trained[1]}]")
+    for name in names:
+        if name in methods and name not in trained:
+            raise ConfigError(f"methods: {name} trains nothing in the backbone, so it has no size")
+        if name not in methods:
+            near = difflib.get_close_matches(str(name), trained, n=3)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise ConfigError(f"methods: there is no method {name}; {hint}valid: {', '.join(trained)}")
+    return names
+
+
+def _budget(config: DictConfig, asked: str, methods: Mapping[str, Method], targets: Targets) -> tuple[SizedBudget, str]:
+    """Return the budget asked for, and the words for it."""
+    from randlora.budgets import BytesBudget, MatchMethod, ParameterBudget, PercentBudget
+
+    if asked == "parameters":
+        number = _whole(config.parameters)
+        return ParameterBudget(parameters=number, allow_over=False), f"{number:,} parameters"
+    if asked == "percent":
+        return PercentBudget(percent=config.percent, allow_over=False), f"{config.percent} % of the model"
+    if asked == "bytes":
+        bytes_budget = BytesBudget(bytes=config.bytes, allow_over=False)
+        return bytes_budget, f"{int(bytes_budget.goal(targets)):,} bytes saved"
+    reference = _reference(config, methods, targets)
+    size = f" of {reference.size_field} {config.rank}" if config.rank else ""
+    text = f"{reference.count(targets):,} parameters, as {config.match}{size}"
+    return MatchMethod(reference=reference, allow_over=False), text
+
+
+def _reference(config: DictConfig, methods: Mapping[str, Method], targets: Targets) -> Method:
     from runners.plan import check_sites
 
-    if config.parameters is not None:
-        return _whole(config.parameters), f"budget {_whole(config.parameters):,}"
     if config.match not in methods:
         raise ConfigError(f"match={config.match}: there is no such method; valid: {', '.join(methods)}")
     reference = methods[config.match]
@@ -56,12 +135,9 @@ def _asked(config: DictConfig, methods: dict[str, Any], targets: Any) -> tuple[i
         if config.rank is not None:
             reference = reference.resized(config.rank)
         check_sites(reference, targets)
-        asked = reference.count(targets)
     except ValueError as error:
         raise ConfigError(f"match={config.match} rank={config.rank}: {error}") from error
-    return asked, f"budget {asked:,}, as {config.match}" + (
-        f" of {reference.size_field} {config.rank}" if config.rank else ""
-    )
+    return reference
 
 
 def _whole(value: Any) -> int:
@@ -71,18 +147,40 @@ def _whole(value: Any) -> int:
     return int(value)
 
 
-def _row(method: Any, targets: Any, asked: int) -> dict[str, Any]:
-    from randlora.budgets import fit
+def _row(method: Method, targets: Targets, budget: SizedBudget) -> dict[str, Any]:
+    """Return one method's line: size, trained parameters, error in %, share in %, bytes of the saved file, note."""
+    from randlora.budgets import percent_trained
+    from randlora.fitting import BudgetError
+    from randlora.storage import saved_bytes
 
-    field = method.size_field
+    row = dict.fromkeys(("size", "parameters", "error", "percent", "saved_bytes", "note"))
     try:
-        solution = fit(method, targets, asked=asked)
+        solution = budget.solve(method, targets)
+    except BudgetError as error:
+        return {**row, "note": f"unreachable: at least {error.least:,}"}
     except ValueError as error:
-        return {"size": None, "parameters": None, "of budget": None, "note": str(error)}
-    size = f"{field} {getattr(solution.method, field)}" if field else None
-    share = f"{100 * solution.reached / asked:.1f} %"
-    return {"size": size, "parameters": solution.reached, "of budget": share, "note": solution.note}
+        return {**row, "note": str(error)}
+    field, sized = method.size_field, solution.method
+    note = "no size to set" if field is None else None
+    return {
+        "size": f"{field} {getattr(sized, field)}" if field else None,
+        "parameters": solution.reached,
+        "error": 100 * (budget.measure(sized, targets) / budget.goal(targets) - 1),
+        "percent": percent_trained(sized, targets),
+        "saved_bytes": saved_bytes(sized, targets),
+        "note": note if solution.in_reach else f"unreachable: at most {solution.reached:,}",
+    }
 
 
-def _method(name: str) -> Any:
-    return hydra.utils.instantiate(OmegaConf.load(CONF / "method" / f"{name}.yaml"), _convert_="all")
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line as people read it."""
+    reached = row["parameters"] is not None
+    return {
+        "method": row["method"],
+        "size": row["size"],
+        "parameters": row["parameters"],
+        "error": f"{row['error']:+.1f} %" if reached else None,
+        "of model": f"{row['percent']:.3g} %" if reached else None,
+        "saved": size_text(row["saved_bytes"]) if reached else None,
+        "note": row["note"],
+    }

@@ -45,6 +45,16 @@ def rows_text(rows: Sequence[Mapping[str, Any]], form: str) -> str:
     return tabulate(shown, headers="keys", disable_numparse=True)
 
 
+def size_text(count: int) -> str:
+    """Return a number of bytes for people: 640 B, 12.5 KiB, 28 MiB, 29.9 GiB."""
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if size < 1000:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
+
+
 def check_format(form: str, valid: Sequence[str]) -> None:
     """Raise ConfigError unless the format is valid."""
     if form not in valid:

@@ -15,8 +15,8 @@ from runners.compose import ConfigError, check_seed, choices, instantiate, scien
 if TYPE_CHECKING:
     from randlora.adapter import Targets
     from randlora.backbones.base import Backbone, ImageBackbone
-    from randlora.budgets import Solution
     from randlora.data.images import ImageDataset
+    from randlora.fitting import Solution
     from randlora.recipe import Recipe
     from runners.loggers import Logger
     from runners.machine import Machine

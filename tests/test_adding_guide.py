@@ -17,7 +17,7 @@ from tiny_models import SITES, Tiny, adapt, inputs, perturb, targets_of, train
 
 import randlora.methods
 from randlora.adapter import AdapterMethod
-from randlora.budgets import fit
+from randlora.fitting import fit
 from randlora.inject import fingerprint
 from randlora.storage import load_adapter, save_adapter
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from randlora.backbones.base import Backbone
 from randlora.backbones.errors import WeightsError
@@ -26,6 +26,7 @@ DTYPES: Mapping[Dtype, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+PROBE_TOKENS = 16
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -84,6 +85,18 @@ class LanguageModel(Backbone):
         if folder is None:
             return None
         return digest(sorted(path for pattern in WEIGHTS for path in folder.glob(pattern)))
+
+    def probe(self, model: nn.Module, *, batch: int, generator: torch.Generator) -> Callable[[], Tensor]:
+        """Return a function that computes the next-token scores of random texts of 16 tokens."""
+        language: Any = model
+        vocabulary = self.architecture.get("vocab_size") or language.config.vocab_size
+        tokens = torch.randint(vocabulary, (batch, PROBE_TOKENS), generator=generator)
+        tokens = tokens.to(next(model.parameters()).device)
+        return lambda: language(input_ids=tokens).logits
+
+    def with_random_weights(self) -> Self:
+        """Return the backbone with neither hub nor checkpoint."""
+        return replace(self, hub_id=None, revision=None, checkpoint=None)
 
     def _config(self) -> Any:
         auto = _transformers().AutoConfig

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
@@ -102,6 +102,10 @@ class TimmVision(ImageBackbone):
         """Return the width of the transformer."""
         width: Any = model.num_features
         return int(width)
+
+    def with_random_weights(self) -> Self:
+        """Return the backbone with neither checkpoint nor tag."""
+        return replace(self, pretrained=None, checkpoint=None)
 
     def _architecture(self) -> nn.Module:
         timm = _timm()

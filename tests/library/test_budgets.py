@@ -12,7 +12,8 @@ from configs import ADAPTER_METHODS, METHODS, build, names
 from tiny_models import Tiny, targets_of
 
 from randlora.adapter import Method, Targets
-from randlora.budgets import MatchMethod, ParameterBudget, Unlimited, fit
+from randlora.budgets import BytesBudget, MatchMethod, ParameterBudget, PercentBudget, Unlimited, number_of_bytes
+from randlora.fitting import BudgetError, fit
 
 FindTargets = Callable[..., Targets]
 VISION = {"targets": ["visual.*.attn.in_proj_weight", "visual.*.mlp.c_fc.weight", "visual.*.mlp.c_proj.weight"]}
