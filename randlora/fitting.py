@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from randlora.adapter import AdapterMethod, Method, Site, Targets
 
 NEAR = 0.9  # share of a budget below which a method's largest size counts as unable to reach it
-MANY = 4096  # sizes, above which those far beyond the budget are not tried
 
 
 class BudgetError(ValueError):
@@ -74,11 +73,11 @@ def fit(method: Method, targets: Targets, *, asked: int, allow_over: bool = Fals
 
 
 def _counts(method: Method, targets: Targets, *, asked: int) -> Mapping[int, int]:
-    """Return the number of trainable parameters at every size that fits the sites."""
+    """Return the number of trainable parameters at every size that fits the sites and may be the best."""
     groups = _groups(targets)
     counts: dict[int, int] = {}
     problem: ValueError | None = None
-    for size in _candidate_sizes(method, targets, asked=asked):
+    for size in _candidate_sizes(method, targets, groups, asked=asked):
         try:
             sized = method.resized(size)
             if isinstance(sized, AdapterMethod):
@@ -109,14 +108,16 @@ def _count(method: Method, targets: Targets, groups: Mapping[Site, int]) -> int:
     return method.count(targets)
 
 
-def _candidate_sizes(method: Method, targets: Targets, *, asked: int) -> Iterator[int]:
-    """Return every size up to the largest; for sizes that cost parameters, none far beyond the budget."""
+def _candidate_sizes(method: Method, targets: Targets, groups: Mapping[Site, int], *, asked: int) -> Iterable[int]:
+    """Return the sizes that may be the best: all of them, or of a count that is linear in the size those near it."""
     largest = method.largest_size(targets)
-    if largest > MANY:
-        growth = method.resized(2).count(targets) - method.resized(1).count(targets)
-        if growth > 0:
-            largest = max(1, min(largest, asked // growth + 2))
-    return iter(range(1, largest + 1))
+    probes = sorted({1, 2, 3, 5, 7, largest // 3, largest // 2, largest - 1, largest} & set(range(1, largest + 1)))
+    counts = [_count(method.resized(size), targets, groups) for size in probes]
+    slope = counts[1] - counts[0] if len(counts) > 1 else 0
+    if slope <= 0 or any(n != counts[0] + slope * (size - 1) for size, n in zip(probes, counts, strict=True)):
+        return range(1, largest + 1)
+    below = 1 + (asked - counts[0]) // slope
+    return sorted({min(max(size, 1), largest) for size in (1, below, below + 1, largest)})
 
 
 def _without_size(method: Method) -> str | None:
