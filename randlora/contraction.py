@@ -2,32 +2,65 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import torch
 
 if TYPE_CHECKING:
-    from randlora.adapter import Contraction, Site
+    from randlora.adapter import Site, TwoFactorAdapter
 
 
-def runs_on_activations(contraction: Contraction, *, site: Site, inner: int, tokens: int, training: bool) -> bool:
-    """Return whether a call should add ``(x right^T) left^T`` instead of forming the adapted weight.
+@dataclass(frozen=True)
+class Widths:
+    """What the cost of an update depends on.
 
-    Counts multiply-adds beyond the frozen layer, with k = ``inner`` the width between the factors:
-    activation form ``T k (in + out)`` forward and about twice that backward; weight form ``k in out`` forward, and
-    backward the weight gradient ``T in out`` and the gradients of the factors.
+    Attributes:
+        inner: *k*, the width between the factors.
+        left_trains: whether gradients reach the left factor (out x k).
+        right_trains: whether they reach the right factor (k x in).
+    """
+
+    inner: int
+    left_trains: bool
+    right_trains: bool
+
+    @classmethod
+    def of(cls, adapter: TwoFactorAdapter) -> Self:
+        """Return the widths of an adapter, found by making its factors once."""
+        with torch.enable_grad(), _unseen():
+            left, right = adapter.factors()
+        return cls(left.shape[1], left.requires_grad, right.requires_grad)
+
+
+def runs_on_activations(site: Site, widths: Widths, *, tokens: int, training: bool) -> bool:
+    """Return whether adding ``(x right^T) left^T`` takes fewer multiply-adds than forming the adapted weight.
+
+    Beyond the frozen layer, for T tokens: activation form takes ``T k (in + out)`` forward, the same backward for the
+    input's gradient, and ``T k out`` or ``T k in`` for the gradient of a trained left or right factor. Weight form
+    takes ``k in out`` forward, and backward ``T in out`` for the weight's gradient and ``k in out`` for each trained
+    factor.
 
     Args:
-        contraction: the method's setting; ``auto`` compares the counts.
-        site: the adapted matrix; only a plain linear layer can run on activations.
-        inner: *k*.
+        site: the adapted matrix.
+        widths: of its adapter.
         tokens: number of input rows of this call, *T*.
         training: whether gradients will be taken.
     """
-    if not site.linear or contraction == "weight":
-        return False
-    if contraction == "activation":
-        return True
     sides = site.in_features + site.out_features
     area = site.in_features * site.out_features
-    on_activations = tokens * inner * sides * (3 if training else 1)
-    on_weight = inner * area * (2 if training else 1) + (tokens * area if training else 0)
+    on_activations = tokens * widths.inner * sides
+    on_weight = widths.inner * area
+    if training:
+        trained_sides = widths.left_trains * site.out_features + widths.right_trains * site.in_features
+        on_activations += tokens * widths.inner * (sides + trained_sides)
+        on_weight += tokens * area + (widths.left_trains + widths.right_trains) * widths.inner * area
     return on_activations < on_weight
+
+
+def _unseen() -> AbstractContextManager[object]:
+    """Hide what is saved from hooks around: checkpointing counts it, and a second forward would save less."""
+    if torch.compiler.is_compiling():
+        return nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)

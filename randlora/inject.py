@@ -3,94 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from randlora.adapter import (
-    Adapter,
-    AdapterMethod,
-    Contraction,
-    Method,
-    Shared,
-    Site,
-    TwoFactorAdapter,
-    TwoFactorMethod,
-)
-from randlora.contraction import runs_on_activations
+from randlora.adapted_weight import AdaptedWeight
+from randlora.adapter import Adapter, AdapterMethod, Contraction, Method, Shared, Site, TwoFactorMethod
 from randlora.execution import DEFAULT_EXECUTION, Execution
+from randlora.rebuild import RebuildScope
 from randlora.seeds import generator_for, seed_for
-
-
-class AdaptedWeight(nn.Module):
-    """The parametrization of one site: gives the owner its adapted weight.
-
-    During one forward of the module that reads it, the adapted weight is formed once and held (attention reads its
-    weights up to five times). In activation form the owner sees its base weight and the update is added to the output.
-    """
-
-    def __init__(self, adapter: Adapter, site: Site, contraction: Contraction, execution: Execution) -> None:
-        super().__init__()
-        self.adapter = adapter
-        self.site = site
-        self.contraction = contraction
-        self.execution = execution
-        self._inner: int | None = None
-        self._inside = False
-        self._on_activations = False
-        self._held: Tensor | None = None
-        self.handles: tuple[RemovableHandle, ...] = ()
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """Return the adapted weight in the layout of ``weight``."""
-        if self._on_activations:
-            return weight
-        if self._held is None:
-            oriented = weight.T if self.site.transposed else weight
-            adapted = self.adapter.adapted(oriented)
-            adapted = adapted.T if self.site.transposed else adapted
-            if not self._inside:
-                return adapted
-            self._held = adapted
-        return self._held
-
-    def enter(self, reader: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Start one forward of the reader (forward pre-hook)."""
-        self._inside, self._held, self._on_activations = True, None, False
-        if self._may_run_on_activations and inputs and isinstance(inputs[0], Tensor):
-            self._on_activations = self._prefers_activations(inputs[0])
-
-    def leave(self, reader: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        """End one forward of the reader (forward hook, also called when it raises)."""
-        on_activations = self._on_activations
-        self._inside, self._held, self._on_activations = False, None, False
-        if not on_activations or output is None:
-            return None
-        assert isinstance(self.adapter, TwoFactorAdapter)
-        left, right = self.adapter.factors()
-        x = inputs[0]
-        return output + nn.functional.linear(nn.functional.linear(x, right.to(x.dtype)), left.to(x.dtype))
-
-    @property
-    def _may_run_on_activations(self) -> bool:
-        return self.contraction != "weight" and self.site.linear and isinstance(self.adapter, TwoFactorAdapter)
-
-    def _prefers_activations(self, x: Tensor) -> bool:
-        assert isinstance(self.adapter, TwoFactorAdapter)
-        if self._inner is None:
-            with torch.no_grad():
-                self._inner = self.adapter.factors()[0].shape[1]
-        return runs_on_activations(
-            self.contraction,
-            site=self.site,
-            inner=self._inner,
-            tokens=x.numel() // x.shape[-1],
-            training=torch.is_grad_enabled(),
-        )
 
 
 @dataclass(kw_only=True)
@@ -134,6 +59,21 @@ class Adaptation:
                 yield name, parameter
         yield from self.model.named_buffers()
 
+    @contextmanager
+    def accumulating(self) -> Iterator[None]:
+        """Surround the forward and backward passes of one optimizer step, for ``Execution.accumulate`` to take effect.
+
+        Without it, or with methods that have no adapters, this does nothing.
+        """
+        weights = [weight for weight in self._weights() if weight.execution.accumulate]
+        for weight in weights:
+            weight.begin_step()
+        try:
+            yield
+        finally:
+            for weight in weights:
+                weight.end_step()
+
     def merge(self) -> nn.Module:
         """Write every adapted weight into the model, remove the adapters, and return the model."""
         for site in self.sites:
@@ -151,6 +91,13 @@ class Adaptation:
             _detach(*owner_of(self.model, site.name))
         self.sites, self.adapters = (), {}
         return self.model
+
+    def _weights(self) -> Iterator[AdaptedWeight]:
+        for site in self.sites:
+            owner, tensor = owner_of(self.model, site.name)
+            adapted = owner.get_submodule(f"parametrizations.{tensor}.0")
+            assert isinstance(adapted, AdaptedWeight)
+            yield adapted
 
 
 def freeze(model: nn.Module) -> None:
@@ -172,17 +119,20 @@ def inject(
     Base weights must be loaded before: injection renames them.
 
     Raises:
-        ValueError: if there is no site; naming the site, if the rank does not fit it, its weight is not floating point,
-            it is adapted already, or ``contraction='activation'`` is asked of a weight that its module does not apply
-            itself.
+        ValueError: if there is no site; naming the site, if the rank does not fit it, its weight is not floating point
+            or has no values yet, it is on another device than the others or mixes float64 with lower precision, it is
+            adapted already, or ``contraction='activation'`` is asked of a weight that its module does not apply itself.
     """
     if not sites:
         raise ValueError(f"{type(method).__name__}: there is no site to adapt; name weights in the backbone's targets")
     for site in sites:
-        _check(model, method, site)
+        _check(model, method, site, first=sites[0])
     freeze(model)
     shared = method.shared(sites, seed_for(seed, "bases"))
+    if shared is not None and execution.bases == "compact":
+        shared.compact()
     adapters: dict[str, Adapter] = {}
+    scopes: dict[nn.Module, RebuildScope] = {}
     for site in sites:
         owner, tensor = owner_of(model, site.name)
         weight = owner.get_parameter(tensor)
@@ -190,8 +140,11 @@ def inject(
         adapters[site.name] = adapter
         form: Contraction = method.contraction if isinstance(method, TwoFactorMethod) else "weight"
         adapted = AdaptedWeight(adapter, site, form, execution)
+        reader = _reader_of(model, site)
+        if execution.adapted_weights == "rebuild" or execution.bases == "compact":
+            adapted.scope = scopes.setdefault(reader, RebuildScope())
         _attach(owner, tensor, adapted, like=weight)
-        adapted.handles = _hook(_reader_of(model, site), adapted)
+        adapted.handles = _hook(reader, adapted)
     return Adaptation(model=model, method=method, seed=seed, sites=tuple(sites), adapters=adapters, scope={})
 
 
@@ -228,13 +181,27 @@ def check_site(method: AdapterMethod, site: Site) -> None:
     method.check_site(site)
 
 
-def _check(model: nn.Module, method: AdapterMethod, site: Site) -> None:
+def _check(model: nn.Module, method: AdapterMethod, site: Site, *, first: Site) -> None:
     owner, tensor = owner_of(model, site.name)
     if parametrize.is_parametrized(owner, tensor):
         raise ValueError(f"site '{site.name}' has an adapter already; merge it before injecting another")
-    dtype = owner.get_parameter(tensor).dtype
-    if not dtype.is_floating_point:
-        raise ValueError(f"site '{site.name}' holds {dtype}; an adapter needs a floating-point weight")
+    weight = owner.get_parameter(tensor)
+    if not weight.dtype.is_floating_point:
+        raise ValueError(f"site '{site.name}' holds {weight.dtype}; an adapter needs a floating-point weight")
+    if weight.is_meta:
+        raise ValueError(f"site '{site.name}' has no values yet (meta device); load the weights before injecting")
+    other_owner, other_tensor = owner_of(model, first.name)
+    other = other_owner.get_parameter(other_tensor)
+    if weight.device != other.device:
+        raise ValueError(
+            f"site '{site.name}' is on {weight.device} and '{first.name}' on {other.device}; adapters share "
+            "their bases, so put the sites on one device"
+        )
+    if (weight.dtype == torch.float64) != (other.dtype == torch.float64):
+        raise ValueError(
+            f"site '{site.name}' holds {weight.dtype} and '{first.name}' {other.dtype}; adapters share their bases, so "
+            "use float64 for all sites or for none"
+        )
     check_site(method, site)
 
 

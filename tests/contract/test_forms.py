@@ -4,35 +4,50 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from configs import ADAPTER_METHODS, METHODS
 from test_counts import SHAPES
-from tiny_models import LINEAR_SITES, SITES, adapt, fitted, inputs, perturb, train
+from tiny_models import LINEAR_SITES, SITES, adapt, changes, fitted, inputs, perturb, train
 from torch import Tensor
 
-from randlora.adapter import Site, TwoFactorAdapter
-from randlora.contraction import runs_on_activations
+from randlora.adapter import Adapter, AdapterMethod, Site, TwoFactorMethod
 from randlora.inject import owner_of
 
+TWO_FACTOR = [name for name, method in ADAPTER_METHODS.items() if isinstance(method, TwoFactorMethod)]
 
-@pytest.fixture
-def formed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[int]]:
-    """Counts how often each adapter forms its weight."""
-    counts: Counter[int] = Counter()
-    original = TwoFactorAdapter.adapted
 
-    def counted(self: TwoFactorAdapter, weight: Tensor) -> Tensor:
+def subclasses(cls: type) -> Iterator[type]:
+    for below in cls.__subclasses__():
+        yield below
+        yield from subclasses(below)
+
+
+def counted(original: Callable[[Adapter, Tensor], Tensor], counts: Counter[int]) -> Callable[[Adapter, Tensor], Tensor]:
+    def adapted(self: Adapter, weight: Tensor) -> Tensor:
         counts[id(self)] += 1
         return original(self, weight)
 
-    monkeypatch.setattr(TwoFactorAdapter, "adapted", counted)
+    return adapted
+
+
+@pytest.fixture
+def formed(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """Counts how often each adapter forms its weight."""
+    counts: Counter[int] = Counter()
+    for cls in subclasses(Adapter):
+        if "adapted" in vars(cls):
+            monkeypatch.setattr(cls, "adapted", counted(cls.adapted, counts))
     return counts
 
 
-@pytest.mark.parametrize("name", ADAPTER_METHODS)
+def test_every_kind_of_adapter_is_here() -> None:
+    assert 0 < len(TWO_FACTOR) < len(ADAPTER_METHODS)
+
+
+@pytest.mark.parametrize("name", TWO_FACTOR)
 def test_activation_form_equals_weight_form(name: str, formed: Counter[int]) -> None:
     results = []
     for contraction in ("weight", "activation", "auto"):
@@ -52,12 +67,21 @@ def test_activation_form_equals_weight_form(name: str, formed: Counter[int]) -> 
             assert (other[key] - value).abs().max() <= 1e-12 * max(1.0, float(value.abs().max())), key
 
 
+def differentiable(method: AdapterMethod) -> AdapterMethod:
+    """Return the method with every part differentiated: DoRA's own gradient takes the norm as a constant."""
+    if method.exact_gradient:
+        return method
+    method = dataclasses.replace(method, norm_gradient=True)
+    assert method.exact_gradient
+    return method
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ADAPTER_METHODS)
 def test_gradients_are_exact(name: str, shape: str) -> None:
     rows, columns = SHAPES[shape]
     site = Site(name="w", out_features=rows, in_features=columns)
-    method = fitted(ADAPTER_METHODS[name], min(3, site.short))
+    method = differentiable(fitted(ADAPTER_METHODS[name], min(3, site.short)))
     adapter = method.adapt(site, method.shared([site], 1), torch.Generator().manual_seed(2)).double()
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
@@ -82,17 +106,20 @@ def test_attention_reads_its_adapted_weight_once(name: str, mode: str, formed: C
 @pytest.mark.parametrize("contraction", ["weight", "activation"])
 @pytest.mark.parametrize("name", ADAPTER_METHODS)
 def test_a_weight_read_after_a_forward_is_up_to_date(name: str, contraction: str) -> None:
-    method = dataclasses.replace(ADAPTER_METHODS[name], contraction=contraction)
+    method = ADAPTER_METHODS[name]
+    if isinstance(method, TwoFactorMethod):
+        method = dataclasses.replace(method, contraction=contraction)
     adaptation = adapt(method, patterns=LINEAR_SITES)
     for seed in (1, 2):
         with torch.no_grad():
             adaptation.model(inputs())
             perturb(adaptation, seed=seed)
+            expected = changes(adaptation)
             for site in adaptation.sites:
                 owner, tensor = owner_of(adaptation.model, site.name)
-                base = owner.parametrizations[tensor].original
-                delta = adaptation.adapters[site.name].delta()
-                assert torch.allclose(getattr(owner, tensor) - base, delta.T if site.transposed else delta, atol=1e-5)
+                change = getattr(owner, tensor) - owner.parametrizations[tensor].original
+                change = change.T if site.transposed else change
+                assert torch.allclose(change, expected[site.name], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ADAPTER_METHODS)
@@ -150,28 +177,7 @@ def test_checkpointed_blocks_give_the_same_gradients(name: str) -> None:
     assert all(torch.equal(plain[key], recomputed[key]) for key in plain)
 
 
-def test_auto_takes_activations_for_few_tokens_and_weights_for_many() -> None:
-    site = Site(name="w", out_features=768, in_features=768)
-    for training in (True, False):
-        choices = [
-            runs_on_activations("auto", site=site, inner=768, tokens=tokens, training=training)
-            for tokens in (1, 50, 6400, 100_000)
-        ]
-        assert choices == [True, True, False, False]
-    fused = Site(name="a", out_features=768, in_features=768, linear=False)
-    for tokens in (1, 6400):
-        assert not runs_on_activations("auto", site=fused, inner=768, tokens=tokens, training=True)
-        assert not runs_on_activations("weight", site=site, inner=768, tokens=tokens, training=True)
-        assert runs_on_activations("activation", site=site, inner=768, tokens=tokens, training=True)
-
-
-def test_a_low_rank_update_stays_on_activations_in_training() -> None:
-    site = Site(name="w", out_features=768, in_features=3072)
-    assert runs_on_activations("auto", site=site, inner=8, tokens=6400, training=True)
-    assert not runs_on_activations("auto", site=site, inner=8, tokens=6400, training=False)
-
-
-@pytest.mark.parametrize("name", ADAPTER_METHODS)
+@pytest.mark.parametrize("name", TWO_FACTOR)
 def test_auto_follows_the_number_of_tokens(name: str, formed: Counter[int]) -> None:
     adaptation = adapt(ADAPTER_METHODS[name])
     with torch.no_grad():
