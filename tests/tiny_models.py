@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from randlora.adapter import AdapterMethod, Method, Targets
-from randlora.inject import Adaptation
+from randlora.adapter import AdapterMethod, Method, Targets, UpdateAdapter
+from randlora.inject import Adaptation, owner_of
 from randlora.sites import find_sites
 
 LINEAR_SITES = ("tall.weight", "wide.weight", "square.weight", "conv.weight", "back.weight")
@@ -89,6 +89,19 @@ def perturb(adaptation: Adaptation, *, std: float = 0.3, seed: int = 3) -> None:
     with torch.no_grad():
         for parameter in adaptation.trainable().values():
             parameter += strength * torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
+
+
+def changes(adaptation: Adaptation) -> dict[str, Tensor]:
+    """Return per site what its adapter changes in the weight, as out x in, free of rounding where it is an update."""
+    found = {}
+    with torch.no_grad():
+        for site in adaptation.sites:
+            owner, tensor = owner_of(adaptation.model, site.name)
+            base = owner.parametrizations[tensor].original
+            base = base.T if site.transposed else base
+            adapter = adaptation.adapters[site.name]
+            found[site.name] = adapter.delta() if isinstance(adapter, UpdateAdapter) else adapter.adapted(base) - base
+    return found
 
 
 def inputs(*, tokens: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -45,7 +45,8 @@ class DoRAAdapter(Adapter):
             return (directed * ratio[:, None]).to(weight.dtype)
 
     def _directed(self, weight: Tensor) -> Tensor:
-        return torch.addmm(weight.to(self.a.dtype), self.b * self.scale, self.a)
+        # a sum and no addmm: it keeps the layout of the weight, on which the last bits of the reader's product depend
+        return weight.to(self.a.dtype) + (self.b * self.scale) @ self.a
 
 
 @dataclass(frozen=True, kw_only=True)

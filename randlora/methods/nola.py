@@ -25,7 +25,7 @@ CHUNK = 1 << 22  # numbers of a basis that are in memory at once where it is dra
 
 
 class NoLABases(Shared):
-    """The stacks ``left`` (max out x r k) and ``right`` (max in x r k), kept as buffers or drawn whenever they are read.
+    """The stacks ``left`` (max out x r k) and ``right`` (max in x r k), kept as buffers or drawn for each use.
 
     The bases of one row lie together, so that a combination is one matrix-vector product. ``frozen_a`` (r x max in) is
     the constant part of the right factor, where the method has one.
@@ -39,9 +39,10 @@ class NoLABases(Shared):
 
     def rows(self, side: str, first: int, last: int, *, like: Tensor) -> Tensor:
         """Return rows ``first`` to ``last`` (not included) of a stack, in the dtype and on the device of ``like``."""
-        kept = getattr(self, side, None)
+        kept = self._buffers.get(side)
         if kept is not None:
-            return kept[first:last].to(like.dtype)
+            part, step = kept[first:last].to(like.dtype), self._buffers.get(f"{side}_step")
+            return part if step is None else part * step
         drawn = draw(side, last - first, self.columns, seed=self.seed, distribution=self.distribution, first=first)
         return drawn.to(like)
 
@@ -82,7 +83,14 @@ class NoLAAdapter(TwoFactorAdapter):
     """``update = scale * (sum_j beta_j B_j) (A_0 + sum_i alpha_i A_i)``, ``B_j`` (out x r), ``A_i`` (r x in) frozen."""
 
     def __init__(
-        self, left: Tensor, right: Tensor, *, shared: NoLABases, site: Site, scales: tuple[float, float]
+        self,
+        left: Tensor,
+        right: Tensor,
+        *,
+        shared: NoLABases,
+        site: Site,
+        scales: tuple[float, float],
+        frozen_a: bool,
     ) -> None:
         super().__init__()
         self.left = nn.Parameter(left)
@@ -91,15 +99,16 @@ class NoLAAdapter(TwoFactorAdapter):
         self.out_features = site.out_features
         self.in_features = site.in_features
         self.scales = scales
+        self.frozen_a = frozen_a
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return the two combinations; their scales hold the standard deviation of the bases."""
         left_scale, right_scale = self.scales
         left = Combination.apply(self.left * left_scale, self.bases, "left", self.out_features)
         right = Combination.apply(self.right * right_scale, self.bases, "right", self.in_features).T
-        frozen_a = getattr(self.bases, "frozen_a", None)
-        if frozen_a is not None:
-            right = right + frozen_a[:, : self.in_features] / sqrt(3 * self.in_features)
+        if self.frozen_a:
+            frozen_a = self.bases.slice("frozen_a", right.shape[0], self.in_features)
+            right = right + frozen_a / sqrt(3 * self.in_features)
         return left, right
 
 
@@ -191,7 +200,12 @@ class NoLA(TwoFactorMethod):
         scale = scale_of(self.alpha, self.scale_rule, rank=self.rank, bases=self.bases)
         scales = (scale * self._deviation(site.out_features), self._deviation(site.in_features))
         return NoLAAdapter(
-            filled(self.bases, value=left), filled(self.bases, value=right), shared=shared, site=site, scales=scales
+            filled(self.bases, value=left),
+            filled(self.bases, value=right),
+            shared=shared,
+            site=site,
+            scales=scales,
+            frozen_a=self.start == "frozen_a",
         )
 
     def _deviation(self, side: int) -> float:

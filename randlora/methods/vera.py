@@ -32,8 +32,9 @@ class VeRAAdapter(TwoFactorAdapter):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return ``scale * diag(b) B diag(d)`` and ``A``."""
-        left = self.b[:, None] * self.bases.get_buffer("left")[: len(self.b)] * (self.d * self.scale)
-        return left, self.bases.get_buffer("right")[:, : self.in_features]
+        rows, rank = len(self.b), len(self.d)
+        left = self.b[:, None] * self.bases.slice("left", rows, rank) * (self.d * self.scale)
+        return left, self.bases.slice("right", rank, self.in_features)
 
 
 @dataclass(frozen=True, kw_only=True)

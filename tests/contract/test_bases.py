@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from configs import ADAPTER_METHODS
-from tiny_models import SITES, Tiny, adapt, fitted, targets_of
+from tiny_models import SITES, Tiny, adapt, changes, fitted, targets_of
 
 from randlora.adapter import Shared
 from randlora.inject import Adaptation
@@ -19,13 +19,12 @@ WITH_BASES = [
 
 
 def grown(adaptation: Adaptation) -> dict[str, torch.Tensor]:
-    """Return every start, and per site the update that all-one numbers give, which shows the bases it sees."""
+    """Return every start, and per site the change that all-one numbers make, which shows the bases it sees."""
     tensors = {name: parameter.detach().clone() for name, parameter in adaptation.trainable().items()}
     with torch.no_grad():
         for parameter in adaptation.trainable().values():
             parameter.fill_(1)
-        tensors |= {name: adaptation.adapters[name].delta() for name in SITES}
-    return tensors
+    return tensors | changes(adaptation)
 
 
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:

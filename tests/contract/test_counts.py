@@ -9,7 +9,7 @@ import torch
 from configs import ADAPTER_METHODS, METHODS
 from tiny_models import adapt, fitted, targets_of
 
-from randlora.adapter import AdapterMethod, Site
+from randlora.adapter import AdapterMethod, Site, TwoFactorAdapter, UpdateAdapter
 from randlora.methods.randlora import BASIS_COUNTS, RandLoRA
 
 SHAPES = {"square": (12, 12), "tall": (20, 12), "wide": (12, 20), "not dividing": (13, 7), "narrow": (5, 40)}
@@ -19,18 +19,30 @@ def check(method: AdapterMethod, site: Site) -> None:
     shared = method.shared([site], 1)
     adapter = method.adapt(site, shared, torch.Generator().manual_seed(2))
     assert sum(parameter.numel() for parameter in adapter.parameters()) == method.n_trainable(site)
-    left, right = adapter.factors()
-    assert left.shape[0] == site.out_features
-    assert right.shape[1] == site.in_features
-    assert adapter.delta().shape == (site.out_features, site.in_features)
+    weight = torch.randn(site.out_features, site.in_features, generator=torch.Generator().manual_seed(3))
+    adapter.start_from(weight)
+    assert adapter.adapted(weight).shape == weight.shape
+    if isinstance(adapter, UpdateAdapter):
+        assert adapter.delta().shape == weight.shape
+    if isinstance(adapter, TwoFactorAdapter):
+        left, right = adapter.factors()
+        assert left.shape[0] == site.out_features
+        assert right.shape[1] == site.in_features
+        assert left.shape[1] == right.shape[0]
     assert all(
         parameter.dtype == torch.float32 and parameter.device.type == "cpu" for parameter in adapter.parameters()
     )
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5])
+SIZED = [
+    (name, size)
+    for name, method in ADAPTER_METHODS.items()
+    for size in ([1, 2, 3, 5] if method.size_field is not None else [0])
+]
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", ADAPTER_METHODS)
+@pytest.mark.parametrize(("name", "size"), SIZED)
 def test_closed_form_is_the_count_of_the_module(name: str, shape: str, size: int) -> None:
     rows, columns = SHAPES[shape]
     check(fitted(ADAPTER_METHODS[name], size), Site(name="w", out_features=rows, in_features=columns))

@@ -7,8 +7,12 @@ import dataclasses
 import pytest
 import torch
 from configs import ADAPTER_METHODS
-from tiny_models import adapt, perturb
+from tiny_models import adapt, changes, perturb, train
 
+from randlora.adapter import Site, TwoFactorMethod
+from randlora.inject import owner_of
+from randlora.methods.dora import DoRA
+from randlora.methods.kradapter import KRAdapter
 from randlora.methods.randlora import RandLoRA
 
 RANDLORA = {name: method for name, method in ADAPTER_METHODS.items() if isinstance(method, RandLoRA)}
@@ -19,25 +23,67 @@ FULL_RANK = [
     for name, method in RANDLORA.items()
     if (method.composition, method.basis_count) in FULL and method.distribution != "ternary"
 ]
-LOW_RANK = [name for name, method in ADAPTER_METHODS.items() if name not in RANDLORA and hasattr(method, "rank")]
+OTHERS = [name for name in ADAPTER_METHODS if name not in RANDLORA]
+REALISTIC = {"square": (768, 768), "tall": (3072, 768), "wide": (768, 2304)}
 
 
-def ranks(name: str, *, size: int, **changes: object) -> dict[str, int]:
-    adaptation = adapt(dataclasses.replace(ADAPTER_METHODS[name], **changes), dtype=torch.float64, size=size)
+def ranks(name: str, *, size: int, **fields: object) -> dict[str, int]:
+    adaptation = adapt(dataclasses.replace(ADAPTER_METHODS[name], **fields), dtype=torch.float64, size=size)
     perturb(adaptation)
-    with torch.no_grad():
-        return {
-            site.name: int(torch.linalg.matrix_rank(adaptation.adapters[site.name].delta()))
-            for site in adaptation.sites
-        }
+    return {name: int(torch.linalg.matrix_rank(change)) for name, change in changes(adaptation).items()}
 
 
 @pytest.mark.parametrize("size", [1, 4])
-@pytest.mark.parametrize("name", LOW_RANK)
-def test_low_rank_updates_have_their_rank(name: str, size: int) -> None:
-    method = ADAPTER_METHODS[name]
-    expected = size if method.size_field == "rank" else method.rank
-    assert set(ranks(name, size=size).values()) == {expected}
+@pytest.mark.parametrize("name", OTHERS)
+def test_updates_have_the_rank_that_their_method_states(name: str, size: int) -> None:
+    adaptation = adapt(ADAPTER_METHODS[name], size=size)
+    stated = {site.name: adaptation.method.update_rank(site) for site in adaptation.sites}
+    assert ranks(name, size=size) == stated
+    low = isinstance(adaptation.method, TwoFactorMethod)
+    assert all((stated[site.name] < site.short) == low for site in adaptation.sites)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_few_steps_from_the_start_reach_the_rank(name: str) -> None:
+    adaptation = adapt(ADAPTER_METHODS[name], dtype=torch.float64)
+    train(adaptation, steps=3)
+    found = changes(adaptation)
+    for site in adaptation.sites:
+        assert torch.linalg.matrix_rank(found[site.name]) == adaptation.method.update_rank(site)
+
+
+@pytest.mark.parametrize("shape", REALISTIC)
+@pytest.mark.parametrize("name", [name for name, method in ADAPTER_METHODS.items() if isinstance(method, KRAdapter)])
+def test_khatri_rao_products_of_realistic_shapes_have_full_rank(name: str, shape: str) -> None:
+    rows, columns = REALISTIC[shape]
+    site = Site(name="w", out_features=rows, in_features=columns)
+    adapter = ADAPTER_METHODS[name].adapt(site, None, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        adapter.zero.uniform_(-1, 1, generator=torch.Generator().manual_seed(2))
+        # squares of the singular values, faster than the values themselves
+        update = adapter.delta().double()
+        gram = update @ update.T if rows < columns else update.T @ update
+        values = torch.linalg.eigvalsh(gram)
+    assert len(values) == site.short
+    assert values[0] / values[-1] > 1e-9
+
+
+@pytest.mark.parametrize("name", [name for name, method in ADAPTER_METHODS.items() if isinstance(method, DoRA)])
+def test_dora_turns_the_rows_by_a_change_of_low_rank(name: str) -> None:
+    adaptation = adapt(ADAPTER_METHODS[name], dtype=torch.float64, size=2)
+    perturb(adaptation)
+    for site in adaptation.sites:
+        owner, tensor = owner_of(adaptation.model, site.name)
+        base = owner.parametrizations[tensor].original
+        base = base.T if site.transposed else base
+        adapter = adaptation.adapters[site.name]
+        with torch.no_grad():
+            adapted = adapter.adapted(base)
+            norms = (base + adapter.scale * adapter.b @ adapter.a).norm(dim=1)
+            assert torch.allclose(adapted.norm(dim=1), adapter.magnitude.abs())
+            turned = adapted * (norms / adapter.magnitude)[:, None] - base
+        assert torch.linalg.matrix_rank(adapted - base) == site.short
+        assert torch.linalg.matrix_rank(turned, atol=1e-9) == 2
 
 
 @pytest.mark.parametrize("rank", [1, 2, 4])
@@ -76,7 +122,7 @@ def test_half_the_bases_give_half_of_the_full_rank(name: str, rank: int) -> None
     assert ranks(name, size=rank) == {site.name: site.short // (2 * rank) * rank for site in sites}
 
 
-@pytest.mark.parametrize("name", RANDLORA)
+@pytest.mark.parametrize("name", ADAPTER_METHODS)
 def test_no_update_exceeds_the_rank_that_its_method_states(name: str) -> None:
     adaptation = adapt(ADAPTER_METHODS[name])
     found = ranks(name, size=3)
