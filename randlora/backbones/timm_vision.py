@@ -53,12 +53,13 @@ class TimmVision(ImageBackbone):
         check_text(self, "model")
         check_text(self, "pretrained", "checkpoint", optional=True)
         check_whole(self, "pixels")
-        for name in ("mean", "std"):
+        for name, valid in (("mean", "three numbers"), ("std", "three numbers above 0")):
             value = getattr(self, name)
             if value is None:
                 continue
-            if not isinstance(value, list | tuple) or len(value) != 3 or not all(map(is_number, value)):
-                raise ValueError(f"TimmVision.{name} = {value!r}; valid: three numbers, or null")
+            fits = isinstance(value, list | tuple) and len(value) == 3 and all(map(is_number, value))
+            if not fits or (name == "std" and min(value) <= 0):
+                raise ValueError(f"TimmVision.{name} = {value!r}; valid: {valid}, or null")
             object.__setattr__(self, name, tuple(value))
         if not isinstance(self.overrides, Mapping):
             raise ValueError(f"TimmVision.overrides = {self.overrides!r}; valid: a mapping of arguments, or {{}}")

@@ -1,4 +1,4 @@
-"""CLIP backbones through open_clip: shapes, weights that are missing or broken, and the tokenizer."""
+"""Every backbone's config; CLIP through open_clip: shapes, weights that are missing or broken, and the tokenizer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from configs import ROOT, build, names
 from safetensors.torch import save_file
 from torch import nn
 
+from randlora.backbones.base import ImageBackbone
 from randlora.backbones.clip import OpenClip
 from randlora.backbones.errors import WeightsError
 from randlora.sites import TargetError
@@ -60,12 +61,24 @@ def test_every_backbone_config_has_targets_and_scope(name: str) -> None:
     skeleton = backbone.skeleton()
     targets = backbone.targets_of(skeleton)
     assert targets.sites
+    assert all(parameter.is_meta for parameter in skeleton.parameters())
     shapes = {key: tuple(parameter.shape) for key, parameter in skeleton.named_parameters()}
     for site in targets.sites:
         assert shapes[site.name] == (site.out_features, site.in_features)
         assert site.name in targets.parameters
-    mean, std = backbone.image_statistics(skeleton)
-    assert len(mean) == len(std) == 3
+    if isinstance(backbone, ImageBackbone):
+        mean, std = backbone.image_statistics(skeleton)
+        assert len(mean) == len(std) == 3
+
+
+@pytest.mark.parametrize("name", [name for name in names("backbone") if name.endswith("_vision")])
+def test_vision_variants_leave_the_text_tower_alone(name: str) -> None:
+    both, vision = build("backbone", name.removesuffix("_vision")), build("backbone", name)
+    assert (vision.model, vision.pretrained, vision.checkpoint) == (both.model, both.pretrained, both.checkpoint)
+    skeleton = both.skeleton()
+    whole, part = both.targets_of(skeleton), vision.targets_of(skeleton)
+    assert part.sites == tuple(site for site in whole.sites if site.name.startswith("visual."))
+    assert part.parameters == {n: size for n, size in whole.parameters.items() if n.startswith("visual.")}
 
 
 def test_a_random_start_follows_its_seed_and_no_other(micro: OpenClip) -> None:
