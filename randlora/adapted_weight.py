@@ -85,7 +85,8 @@ class AdaptedWeight(nn.Module):
 
     def _form(self, weight: Tensor) -> Tensor:
         if self.site.transposed:
-            return self.adapter.adapted(weight.T).T
+            # in the layout of the base weight: the last bits of the reader's product depend on it
+            return self.adapter.adapted(weight.T).T.contiguous()
         return self.adapter.adapted(weight)
 
     def _recipe(self, weight: Tensor) -> Recipe:
