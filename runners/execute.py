@@ -112,7 +112,9 @@ def _outcome(run: Run, bench: Bench, facts: dict[str, Any], *, log_step: Callabl
         facts["digests"] = splits.digests
         vocabulary = Vocabulary(classes=run.dataset.classes, prompt=run.dataset.prompt, templates=run.dataset.templates)
         objective = run.recipe.task.build(backbone=run.backbone, model=model, vocabulary=vocabulary, seed=run.seed)
-        adaptation = run.solution.method.apply(model, run.backbone.targets_of(model), seed=run.seed)
+        adaptation = run.solution.method.apply(
+            model, run.backbone.targets_of(model), seed=run.seed, execution=run.machine.execution
+        )
     loaded_s = time.perf_counter() - began
     counts = _parameters(run, adaptation, objective)
     before = fingerprint(adaptation.frozen())
@@ -194,6 +196,7 @@ def _train(
         accelerator=accelerator,
         seed=seed_for(run.seed, "training"),
         checkpointer=_checkpointer(run, bench),
+        step_scope=adaptation.accumulating,
         on_step=on_step,
         stop=bench.stop,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from randlora.checks import check_choice, check_positive, check_whole
+from randlora.execution import Execution
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,7 @@ class Machine:
             Evaluation is float32.
         threads: CPU threads; None leaves torch's choice. Results are bitwise repeatable for equal numbers of threads.
         evaluation_batch_size: images per forward pass of the evaluation.
+        execution: how adapters trade time for memory (see :class:`randlora.execution.Execution`).
         checkpoint_every_s: seconds between mid-run checkpoints.
         checkpoint_every_steps: steps between them as well; None for time alone.
         keep_weights: leave the trained tensors of each run beside its record.
@@ -40,6 +42,7 @@ class Machine:
     precision: Precision
     threads: int | None
     evaluation_batch_size: int
+    execution: Execution
     checkpoint_every_s: float
     checkpoint_every_steps: int | None
     keep_weights: bool

@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,7 @@ def train(
     accelerator: Accelerator,
     seed: int,
     checkpointer: Checkpointer,
+    step_scope: Callable[[], AbstractContextManager[None]] = nullcontext,
     on_step: OnStep,
     stop: Callable[[], bool],
 ) -> TrainingClock:
@@ -95,6 +97,7 @@ def train(
         accelerator: placement, precision and gradient handling.
         seed: seed of the run.
         checkpointer: where state is kept; cleared by the caller once the run is recorded.
+        step_scope: surrounds the forward and backward passes of each step.
         on_step: called with the completed steps, the total, and loss and learning rate now and then (else an empty
             mapping).
         stop: asked after each step; on True the state is saved and the run ends.
@@ -117,7 +120,8 @@ def train(
         torch.manual_seed(seed_for(seed, "step", step))
         images, labels = _batch(recipe, data, plan.indices(step), plan.augment_seeds(step))
         waited = time.perf_counter() - began
-        loss = _step(prepared, images, labels, step=step, recipe=recipe, accelerator=accelerator)
+        with step_scope():
+            loss = _step(prepared, images, labels, step=step, recipe=recipe, accelerator=accelerator)
         if recipe.clip_norm is not None:
             accelerator.clip_grad_norm_(parameters.values(), recipe.clip_norm)
         rate = optimizers.learning_rate()
