@@ -161,13 +161,16 @@ def fingerprint(tensors: Iterator[tuple[str, Tensor]]) -> dict[str, tuple[int, i
 
 def _checksums(tensor: Tensor) -> tuple[int, int]:
     raw = tensor.detach().contiguous().flatten()
-    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[raw.element_size()]
+    size = raw.element_size()
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[size]
+    wide = torch.int64 if size == 8 else torch.int32
+    length = 1 << (20 if raw.device.type == "cpu" else 24)  # on a CPU as much as its caches hold
+    place = torch.arange(min(length, raw.numel()), dtype=wide, device=raw.device) * 2 + 1
     first = second = 0
-    for start in range(0, raw.numel(), 1 << 24):
-        part = raw[start : start + (1 << 24)].view(integers).long()
-        place = torch.arange(start, start + len(part), device=part.device) * 2 + 1
-        first += int(part.sum())
-        second += int((part * place).sum())
+    for number, start in enumerate(range(0, raw.numel(), length)):
+        part = raw[start : start + length].view(integers).to(wide)
+        first += int(part.sum(dtype=torch.int64))
+        second += (2 * number + 1) * int((part * place[: len(part)]).sum(dtype=torch.int64))
     return first % 2**64, second % 2**64
 
 
