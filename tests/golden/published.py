@@ -24,13 +24,27 @@ def case_names(file: str) -> list[str]:
         return sorted({key.partition("/")[0] for key in arrays.files})
 
 
-def read(file: str, case: str) -> dict[str, Tensor]:
+class Fields(dict[str, Tensor]):
+    """The stored fields of one case, which remember whether a test has read them."""
+
+    def __init__(self, fields: dict[str, Tensor]) -> None:
+        super().__init__(fields)
+        self.unread = set(fields)
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.unread.discard(name)
+        return super().__getitem__(name)
+
+
+def read(file: str, case: str) -> Fields:
     with np.load(FOLDER / file) as arrays:
-        return {
-            key.removeprefix(f"{case}/"): torch.from_numpy(arrays[key])
-            for key in arrays.files
-            if key.startswith(f"{case}/")
-        }
+        return Fields(
+            {
+                key.removeprefix(f"{case}/"): torch.from_numpy(arrays[key])
+                for key in arrays.files
+                if key.startswith(f"{case}/")
+            }
+        )
 
 
 def method_for(case: str, *, scale: float, contraction: str, rank: int, bases: int = 1) -> AdapterMethod:
@@ -107,5 +121,5 @@ def assert_close(ours: Tensor | None, published: Tensor, what: str) -> None:
     assert ours is not None, f"{what} has no gradient"
     assert ours.shape == published.shape, what
     assert ours.dtype == torch.float64
-    difference = float((ours.detach() - published).abs().max())
+    difference = float((ours.detach() - published.detach()).abs().max())
     assert difference < TOLERANCE, f"{what} differs by {difference:.1e}"

@@ -77,3 +77,7 @@ def test_three_layers(case: str, contraction: str) -> None:
     for layer in LAYERS:
         for ours, parameter in adaptation.adapters[f"{layer}.weight"].named_parameters():
             assert_close(parameter.grad, published("grad", layer, ours), f"{layer} {ours}")
+    with torch.no_grad():
+        adaptation.merge()
+        assert_close(model(x), data["y"], "merged y")
+    assert not data.unread
