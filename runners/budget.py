@@ -13,7 +13,7 @@ Examples:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -37,13 +37,13 @@ def main(config: DictConfig) -> int:
 
     check_format(config.format, FORMATS)
     asked = _asked(config)
-    methods = _all_methods()
-    chosen = _chosen(config, methods)
+    names = _names(config)
+    methods = _methods({*names, config.match} if asked == "match" else names)
     backbone = instantiate(config)["backbone"]
     try:
         targets = skeleton_targets(backbone)
         budget, text = _budget(config, asked, methods, targets)
-        rows = [{"method": name, **_row(methods[name], targets, budget)} for name in chosen]
+        rows = [{"method": name, **_row(methods[name], targets, budget)} for name in _trained(config, names, methods)]
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if config.format != "text":
@@ -76,33 +76,33 @@ def _targets_text() -> str:
     return "valid: parameters=1e6, percent=0.7, bytes=4MB, or match=METHOD rank=32"
 
 
-def _all_methods() -> dict[str, Method]:
-    """Return every method of the suite as its file states it."""
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return {
-            path.stem: hydra.utils.instantiate(hydra.compose(f"method/{path.stem}").method, _convert_="all")
-            for path in sorted((CONF / "method").glob("*.yaml"))
-        }
+def _names(config: DictConfig) -> Sequence[str]:
+    """Return the methods asked for, else all of the suite.
 
-
-def _chosen(config: DictConfig, methods: Mapping[str, Method]) -> Sequence[str]:
-    """Return the names of the methods to show: those asked for, else all that train the backbone."""
-    trained = [name for name, method in methods.items() if method.trains_backbone]
+    Raises:
+        ConfigError: for one that is not there, as a method to show or to match.
+    """
+    every = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
     asked = plain(config.methods)
     if asked is None:
-        return trained
+        asked = every
     names = [asked] if isinstance(asked, str) else asked
     if not isinstance(names, list) or not names:
-        raise ConfigError(f"methods={asked}: valid: a list such as [{trained[0]},{trained[1]}]")
-    for name in names:
-        if name in methods and name not in trained:
-            raise ConfigError(f"methods: {name} trains nothing in the backbone, so it has no size")
-        if name not in methods:
-            near = difflib.get_close_matches(str(name), trained, n=3)
+        raise ConfigError(f"methods={asked}: valid: a list of {', '.join(every)}")
+    for field, name in (("match", config.match), *(("methods", name) for name in names)):
+        if name not in every and name is not None:
+            near = difflib.get_close_matches(str(name), every, n=2)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
-            raise ConfigError(f"methods: there is no method {name}; {hint}valid: {', '.join(trained)}")
+            raise ConfigError(f"{field}={name}: there is no such method; {hint}valid: {', '.join(every)}")
     return names
+
+
+def _trained(config: DictConfig, names: Sequence[str], methods: Mapping[str, Method]) -> Sequence[str]:
+    """Return the methods to show: those that train the backbone."""
+    idle = [name for name in names if not methods[name].trains_backbone]
+    if idle and config.methods is not None:
+        raise ConfigError(f"methods={idle[0]}: it trains nothing in the backbone, so it has no size")
+    return [name for name in names if name not in idle]
 
 
 def _budget(config: DictConfig, asked: str, methods: Mapping[str, Method], targets: Targets) -> tuple[SizedBudget, str]:
@@ -116,7 +116,8 @@ def _budget(config: DictConfig, asked: str, methods: Mapping[str, Method], targe
         return PercentBudget(percent=config.percent, allow_over=False), f"{config.percent} % of the model"
     if asked == "bytes":
         bytes_budget = BytesBudget(bytes=config.bytes, allow_over=False)
-        return bytes_budget, f"{int(bytes_budget.goal(targets)):,} bytes saved"
+        number = int(bytes_budget.goal(targets))
+        return bytes_budget, f"{number:,} bytes saved ({size_text(number)})"
     reference = _reference(config, methods, targets)
     size = f" of {reference.size_field} {config.rank}" if config.rank else ""
     text = f"{reference.count(targets):,} parameters, as {config.match}{size}"
@@ -126,8 +127,6 @@ def _budget(config: DictConfig, asked: str, methods: Mapping[str, Method], targe
 def _reference(config: DictConfig, methods: Mapping[str, Method], targets: Targets) -> Method:
     from runners.plan import check_sites
 
-    if config.match not in methods:
-        raise ConfigError(f"match={config.match}: there is no such method; valid: {', '.join(methods)}")
     reference = methods[config.match]
     if not reference.trains_backbone:
         raise ConfigError(f"match={config.match}: it trains nothing in the backbone, so there is no budget to match")
@@ -138,6 +137,15 @@ def _reference(config: DictConfig, methods: Mapping[str, Method], targets: Targe
     except ValueError as error:
         raise ConfigError(f"match={config.match} rank={config.rank}: {error}") from error
     return reference
+
+
+def _methods(names: Iterable[str]) -> dict[str, Method]:
+    """Return methods as their files state them."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return {
+            name: hydra.utils.instantiate(hydra.compose(f"method/{name}").method, _convert_="all") for name in names
+        }
 
 
 def _whole(value: Any) -> int:
@@ -179,8 +187,14 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
         "method": row["method"],
         "size": row["size"],
         "parameters": row["parameters"],
-        "error": f"{row['error']:+.1f} %" if reached else None,
+        "error": _signed(row["error"]) if reached else None,
         "of model": f"{row['percent']:.3g} %" if reached else None,
         "saved": size_text(row["saved_bytes"]) if reached else None,
         "note": row["note"],
     }
+
+
+def _signed(percent: float) -> str:
+    if percent == 0:
+        return "0 %"
+    return f"{percent:+.1f} %" if abs(percent) >= 0.1 else f"{percent:+.2g} %"
