@@ -65,6 +65,7 @@ class Backbone(ABC):
     def weights_digest(self, *, root: Path) -> str | None:
         """Return the SHA-256 of the local weights, or None where the weights are random or a hub manages them."""
 
+    @abstractmethod
     def probe(self, model: nn.Module, *, batch: int, generator: torch.Generator) -> Callable[[], Tensor]:
         """Return a function that runs the model on random inputs, drawn once, and returns its outputs.
 
@@ -74,19 +75,11 @@ class Backbone(ABC):
             model: the model; its mode and its adapters are those at each call.
             batch: number of inputs.
             generator: a CPU generator.
-
-        Raises:
-            ValueError: if the backbone does not say how.
         """
-        raise ValueError(f"{self.kind} {self.name} does not say how it is probed")
 
+    @abstractmethod
     def with_random_weights(self) -> Self:
-        """Return the backbone without its weights: ``build`` starts at random from the seed.
-
-        Raises:
-            ValueError: if the backbone cannot be built without weights.
-        """
-        raise ValueError(f"backbone {self.name} cannot be built with random weights")
+        """Return the backbone without its weights: ``build`` starts at random from the seed."""
 
     def targets_of(self, model: nn.Module) -> Targets:
         """Return the sites and the full fine-tuning scope found in the model.
