@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby
 
 from results.bench_record import Benchmark, CaseResult, Spread, SubjectResult, ratio, spread
 
@@ -47,9 +47,9 @@ def switches(found: Sequence[Crossing]) -> tuple[str, ...]:
     for layer in dict.fromkeys(one.case.layer for one in found):
         assert layer is not None
         own = sorted((one for one in found if one.case.layer == layer), key=lambda one: one.case.tokens or 0)
-        faster = _changes([(one.case.tokens or 0, one.better) for one in own])
-        taken = _changes([(one.case.tokens or 0, one.taken or "neither") for one in own])
-        lines.append(f"{layer[0]} x {layer[1]}: faster is {faster}; auto takes {taken}")
+        faster = _runs([(one.case.tokens or 0, one.better) for one in own])
+        taken = _runs([(one.case.tokens or 0, one.taken or "neither") for one in own])
+        lines.append(f"{layer[0]} x {layer[1]}, by tokens: faster is {faster}; auto takes {taken}")
     return tuple(lines)
 
 
@@ -83,9 +83,10 @@ def _crossing(case: CaseResult) -> Crossing | None:
     return None
 
 
-def _changes(found: Sequence[tuple[int, str]]) -> str:
-    text = found[0][1]
-    for (before, old), (after, new) in pairwise(found):
-        if new != old:
-            text += f" up to {before:,} tokens, {new} from {after:,}"
-    return text
+def _runs(found: Sequence[tuple[int, str]]) -> str:
+    """Return which form holds over which numbers of tokens: `activation (32 to 512 tokens), weight (2,048)`."""
+    parts = []
+    for form, run in groupby(found, key=lambda one: one[1]):
+        tokens = [each[0] for each in run]
+        parts.append(f"{form} ({tokens[0]:,}" + (f" to {tokens[-1]:,})" if len(tokens) > 1 else ")"))
+    return ", ".join(parts)

@@ -20,7 +20,8 @@ _FORMS = {"weight": ("#0072B2", "o", "-"), "activation": ("#D55E00", "s", "-"), 
 def draw(benchmark: Benchmark, folder: Path) -> tuple[Path, ...]:
     """Write the pictures of a benchmark into a folder and return their paths.
 
-    `name.png` has a panel of bars per case that is a model; `name_crossover.png` a panel of curves per single layer.
+    `name.png` has a panel of bars per case that is a model, `name_crossover.png` a panel of curves per single layer;
+    where there are curves alone they are `name.png`.
     """
     written = []
     whole = [case for case in benchmark.cases if case.layer is None and case.subjects]
@@ -29,7 +30,9 @@ def draw(benchmark: Benchmark, folder: Path) -> tuple[Path, ...]:
         written.append(_save(figure, folder / f"{benchmark.name}.png"))
     found = crossings(benchmark)
     if found:
-        written.append(_save(_curves(benchmark, found), folder / f"{benchmark.name}_crossover.png"))
+        written.append(
+            _save(_curves(benchmark, found), folder / f"{benchmark.name}{'_crossover' if whole else ''}.png")
+        )
     return tuple(written)
 
 
@@ -52,7 +55,7 @@ def _bars(benchmark: Benchmark, cases: Sequence[CaseResult]) -> Any:
     for axes, case in zip(figure.subplots(len(cases), 1, squeeze=False)[:, 0], cases, strict=True):
         _draw_bars(axes, benchmark, case)
         axes.set_title(case.name if len(cases) > 1 else "", fontsize=10)
-    figure.suptitle(benchmark.title, fontsize=11, fontweight="bold")
+    figure.suptitle(_title(benchmark), fontsize=11, fontweight="bold")
     named = benchmark.relative_to[0] if benchmark.relative_to else None
     text = f"Step time relative to {named}" if named else "Step time in ms"
     figure.supxlabel(f"{text}, median and deciles; beside it step time and peak memory", fontsize=9.5)
@@ -100,7 +103,7 @@ def _curves(benchmark: Benchmark, found: Sequence[Crossing]) -> Any:
         axes.set_visible(False)
     panels[0].legend(fontsize=8.5, frameon=False)
     named = _reference(benchmark)
-    figure.suptitle(benchmark.title, fontsize=11, fontweight="bold")
+    figure.suptitle(_title(benchmark), fontsize=11, fontweight="bold")
     figure.supxlabel("Tokens", fontsize=9.5)
     figure.supylabel(f"Step time relative to {named}" if named else "Step time in ms", fontsize=9.5)
     return figure
@@ -124,6 +127,11 @@ def _draw_curves(axes: Any, benchmark: Benchmark, found: Sequence[Crossing]) -> 
         axes.axhline(1.0, color="#888888", linewidth=0.9, linestyle=":")
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _title(benchmark: Benchmark) -> str:
+    single = f", {benchmark.cases[0].name}" if len(benchmark.cases) == 1 else ""
+    return f"{benchmark.title}{single}, {benchmark.precision.replace('_', ' ')}"
 
 
 def _reference(benchmark: Benchmark) -> str | None:

@@ -26,7 +26,7 @@ class StepMemory:
         optimizer_bytes: state of the optimizer.
         input_bytes: the batch.
         gradient_bytes: gradients of the trained parameters.
-        kept_bytes: allocated between forward and backward pass above the start of the step.
+        kept_bytes: allocated between the (first) forward and backward pass above the start of the step.
         step_peak_bytes: the most allocated at any moment of the step above its start.
     """
 

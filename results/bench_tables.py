@@ -70,7 +70,7 @@ def memory_table(benchmark: Benchmark, case: CaseResult) -> str:
     for one in case.subjects:
         m = one.memory
         parts = (m.frozen_bytes, m.trained_bytes, m.buffer_bytes, m.optimizer_bytes, m.kept_bytes, m.gradient_bytes)
-        line = [_label(one), *(size(part) for part in (*parts, m.sum_bytes))]
+        line = [_label(one), *(size(part) if part else "0" for part in (*parts, m.sum_bytes))]
         if named:
             line += ["" if reference is None else f"{m.sum_bytes / reference.memory.sum_bytes:.3f}"]
         lines.append(line)
@@ -169,8 +169,9 @@ def _where(benchmark: Benchmark) -> str:
     place = benchmark.environment
     rounds = sorted({len(one.times_s) for case in benchmark.cases for one in case.subjects})
     counted = f"{rounds[0]}" if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}" if rounds else "no"
+    single = f"{benchmark.cases[0].name}; " if len(benchmark.cases) == 1 else ""
     return (
-        f"{PRECISIONS.get(benchmark.precision, benchmark.precision)}; {place.device}, {place.cores} cores, "
+        f"{single}{PRECISIONS.get(benchmark.precision, benchmark.precision)}; {place.device}, {place.cores} cores, "
         f"{place.threads} threads; torch {place.versions.get('torch', '?')}; {counted} rounds; "
         "medians, deciles in brackets."
     )

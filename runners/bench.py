@@ -9,13 +9,14 @@ Examples:
   randlora bench workload=vit_b32_mlp seconds=600
   randlora bench workload=crossover "workload.layers=[[4096,4096]]" only=[weight,activation,auto]
   randlora bench only=[lora,randlora] rounds=5 compile=true
-  randlora bench "+subjects.members.mine=[method=lora,method.rank=8]"
-  randlora bench workload=vit_b32_vision workload.precision=bfloat16_autocast workload.batch=128 device=cuda
+  randlora bench '+subjects.members.mine=["method=lora","method.rank=8"]' only=mine
+  randlora bench workload=vit_b32_vision workload.precision=bfloat16_autocast workload.batch=128 device=cuda name=vit_b32_gpu
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ PAGE = ROOT / "docs" / "BENCHMARKS.md"
 def main(config: DictConfig) -> int:
     """Measure, print the tables and write the files; return 0, or 1 where a case has no subject that ran."""
     # torch's profiler announces itself on stderr at every start; read when torch is loaded
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     _check(config)
     from results.bench_tables import left_out, markdown
     from runners.benchmark.subjects import read_field
@@ -101,7 +102,7 @@ def _measure(config: DictConfig, workload: Workload, field: Field, device: torch
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return Benchmark(
-        name=choices(config)["workload"],
+        name=config.name or choices(config)["workload"],
         title=workload.title,
         precision=workload.precision,
         workload=plain(config.workload),
@@ -123,6 +124,8 @@ def _check(config: DictConfig) -> None:
         raise ConfigError(f"threads={config.threads}: valid: a whole number of 1 or more, or null")
     if config.device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device={config.device}: valid: auto, cpu, cuda")
+    if config.name is not None and not re.fullmatch(r"[A-Za-z0-9_.-]+", str(config.name)):
+        raise ConfigError(f"name={config.name}: valid: letters, digits, dots, dashes and underscores, or null")
     if not isinstance(config.publish, bool):
         raise ConfigError(f"publish={config.publish}: valid: true or false")
 

@@ -17,7 +17,7 @@ HEAVY = {"open_clip", "timm", "transformers", "datasets", "PIL", "pyarrow", "num
 LIBRARY_ANYWHERE = {"torch", "jaxtyping", "safetensors"}
 RESULTS_MAY = {"yaml", "pandas", "numpy", "pyarrow", "matplotlib", "tabulate"}
 # what a runner may know of backbones: what all of them share
-SHARED_MODULES = {"randlora.backbones.base", "randlora.backbones.errors"}
+SHARED_MODULES = {f"randlora.backbones.{shared}" for shared in ("base", "errors", "torchvision_guard")}
 
 
 def modules(room: str) -> list[Path]:

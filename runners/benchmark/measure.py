@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,22 @@ def measure(case: Case, field: Field, protocol: Protocol, *, on_stage: OnStage) 
         RuntimeError: if a step changed a weight that it should leave alone.
         ValueError: if the case cannot be built.
     """
+    with _quick_collections():
+        return _measure(case, field, protocol, on_stage=on_stage)
+
+
+@contextmanager
+def _quick_collections() -> Iterator[None]:
+    """Let the garbage collector pass over what is loaded already: it runs before every round."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _measure(case: Case, field: Field, protocol: Protocol, *, on_stage: OnStage) -> CaseResult:
     base = case.build(device=protocol.device, seed=protocol.seed)
     base.requires_grad_(False)
     sites = case.targets(base).sites

@@ -21,7 +21,7 @@ class Allocated:
     """Bytes above those at the start of the step.
 
     Attributes:
-        kept: at the end of the forward pass (the largest, over micro-batches), which is what is kept for the backward.
+        kept: at the end of the first forward pass, which is what is kept for the backward pass.
         peak: the largest at any moment of the step.
     """
 
@@ -54,17 +54,17 @@ def measure_memory(step: TrainingStep) -> StepMemory:
 
 
 def _on_cuda(step: TrainingStep) -> Allocated:
-    kept = 0
+    kept: int | None = None
     before = torch.cuda.memory_allocated(step.device)
     torch.cuda.reset_peak_memory_stats(step.device)
 
     def read(phase: str) -> None:
         nonlocal kept
-        if phase == "forward":
-            kept = max(kept, torch.cuda.memory_allocated(step.device) - before)
+        if kept is None and phase == "forward":
+            kept = torch.cuda.memory_allocated(step.device) - before
 
     step.take(read)
-    return Allocated(kept=kept, peak=torch.cuda.max_memory_allocated(step.device) - before)
+    return Allocated(kept=kept or 0, peak=torch.cuda.max_memory_allocated(step.device) - before)
 
 
 def _on_cpu(step: TrainingStep) -> Allocated:
@@ -81,11 +81,12 @@ def _on_cpu(step: TrainingStep) -> Allocated:
 
 def replay(events: Any) -> Allocated:
     """Return what the memory events of a profile add up to."""
-    now = peak = kept = 0
+    now = peak = 0
+    kept: int | None = None
     for event in sorted(events, key=lambda one: one.start_ns()):
         if event.name() == "[memory]":
             now += event.nbytes()
             peak = max(peak, now)
-        elif event.name() == _MARK + "forward":
-            kept = max(kept, now)
-    return Allocated(kept=kept, peak=peak)
+        elif kept is None and event.name() == _MARK + "forward":
+            kept = now
+    return Allocated(kept=kept or 0, peak=peak)

@@ -60,12 +60,13 @@ class TrainingStep:
     def take(self, on_phase: OnPhase | None = None, *, eager: bool = False) -> None:
         """Take one step, saying after ``forward`` (of each micro-batch) and ``backward`` that it is over."""
         run = self._loss if eager else self._run
-        for part in self._parts():
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.case.precision == "bfloat16_autocast"):
-                loss = run(part)
-            self._say("forward", on_phase)
-            loss.backward()
-            del loss
+        with self.adaptation.accumulating():
+            for part in self._parts():
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+                    loss = run(part)
+                self._say("forward", on_phase)
+                loss.backward()
+                del loss
         self._say("backward", on_phase)
         if self.optimizer is not None:
             self.optimizer.step()
@@ -80,6 +81,10 @@ class TrainingStep:
             return 0
         tensors = [value for state in self.optimizer.state.values() for value in state.values()]
         return storage_bytes(value for value in tensors if isinstance(value, torch.Tensor))
+
+    @property
+    def _autocast(self) -> bool:
+        return self.case.precision == "bfloat16_autocast"
 
     def _parts(self) -> list[dict[str, Tensor]]:
         if self.subject.micro_batches == 1:

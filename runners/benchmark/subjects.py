@@ -77,15 +77,27 @@ def read_field(config: DictConfig, *, only: Sequence[str] | None, compiled: bool
         if label in chosen:
             chosen[f"{label}_compiled"] = [*members[label], "compile=true"]
     return Field(
-        subjects=tuple(_read(label, overrides) for label, overrides in chosen.items()),
+        subjects=tuple(_subject(label, chosen[label], config) for label, config in _compose(chosen).items()),
         relative_to=references,
         memory_relative_to=memory[0] if memory else None,
     )
 
 
-def _read(label: str, overrides: Sequence[str]) -> Subject:
+def _compose(chosen: Mapping[str, Sequence[str]]) -> dict[str, DictConfig]:
     try:
-        (config,) = compose_many(SUBJECT, [overrides])
+        return dict(zip(chosen, compose_many(SUBJECT, list(chosen.values())), strict=True))
+    except ConfigError:
+        # one by one, to say which
+        for label, overrides in chosen.items():
+            try:
+                compose_many(SUBJECT, [overrides])
+            except ConfigError as error:
+                raise ConfigError(f"subject {label}: {error}") from error
+        raise
+
+
+def _subject(label: str, overrides: Sequence[str], config: DictConfig) -> Subject:
+    try:
         objects = instantiate(config)
     except ConfigError as error:
         raise ConfigError(f"subject {label}: {error}") from error
