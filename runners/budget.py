@@ -38,12 +38,14 @@ def main(config: DictConfig) -> int:
     check_format(config.format, FORMATS)
     asked = _asked(config)
     names = _names(config)
-    methods = _methods({*names, config.match} if asked == "match" else names)
+    budget = None if asked == "match" else _stated(config, asked)
+    methods = _methods(names if budget else {*names, config.match})
+    shown = _trained(config, names, methods)
     backbone = instantiate(config)["backbone"]
     try:
         targets = skeleton_targets(backbone)
-        budget, text = _budget(config, asked, methods, targets)
-        rows = [{"method": name, **_row(methods[name], targets, budget)} for name in _trained(config, names, methods)]
+        budget = budget or _as_method(config, methods[config.match], targets)
+        rows = [{"method": name, **_row(methods[name], targets, budget)} for name in shown]
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if config.format != "text":
@@ -51,7 +53,8 @@ def main(config: DictConfig) -> int:
         return 0
     print(rows_text([_shown(row) for row in rows], "text"))
     total = sum(targets.parameters.values())
-    print(f"\n{backbone.name}: {len(targets.sites)} sites, {total:,} parameters; budget {text}")
+    words = _text(config, asked, budget, targets)
+    print(f"\n{backbone.name}: {len(targets.sites)} sites, {total:,} parameters; budget {words}")
     return 0
 
 
@@ -105,29 +108,33 @@ def _trained(config: DictConfig, names: Sequence[str], methods: Mapping[str, Met
     return [name for name in names if name not in idle]
 
 
-def _budget(config: DictConfig, asked: str, methods: Mapping[str, Method], targets: Targets) -> tuple[SizedBudget, str]:
-    """Return the budget asked for, and the words for it."""
-    from randlora.budgets import BytesBudget, MatchMethod, ParameterBudget, PercentBudget
+def _stated(config: DictConfig, asked: str) -> SizedBudget:
+    """Return a budget that is a number.
 
-    if asked == "parameters":
-        number = _whole(config.parameters)
-        return ParameterBudget(parameters=number, allow_over=False), f"{number:,} parameters"
-    if asked == "percent":
-        return PercentBudget(percent=config.percent, allow_over=False), f"{config.percent} % of the model"
-    if asked == "bytes":
-        bytes_budget = BytesBudget(bytes=config.bytes, allow_over=False)
-        number = int(bytes_budget.goal(targets))
-        return bytes_budget, f"{number:,} bytes saved ({size_text(number)})"
-    reference = _reference(config, methods, targets)
-    size = f" of {reference.size_field} {config.rank}" if config.rank else ""
-    text = f"{reference.count(targets):,} parameters, as {config.match}{size}"
-    return MatchMethod(reference=reference, allow_over=False), text
+    Raises:
+        ConfigError: if it is none, or out of range.
+    """
+    from randlora.budgets import BytesBudget, ParameterBudget, PercentBudget
+
+    try:
+        if asked == "parameters":
+            return ParameterBudget(parameters=_whole(config.parameters), allow_over=False)
+        if asked == "percent":
+            return PercentBudget(percent=config.percent, allow_over=False)
+        return BytesBudget(bytes=config.bytes, allow_over=False)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
-def _reference(config: DictConfig, methods: Mapping[str, Method], targets: Targets) -> Method:
+def _as_method(config: DictConfig, reference: Method, targets: Targets) -> SizedBudget:
+    """Return the budget of what a method trains.
+
+    Raises:
+        ConfigError: if it trains nothing, or its rank does not fit.
+    """
+    from randlora.budgets import MatchMethod
     from runners.plan import check_sites
 
-    reference = methods[config.match]
     if not reference.trains_backbone:
         raise ConfigError(f"match={config.match}: it trains nothing in the backbone, so there is no budget to match")
     try:
@@ -136,7 +143,20 @@ def _reference(config: DictConfig, methods: Mapping[str, Method], targets: Targe
         check_sites(reference, targets)
     except ValueError as error:
         raise ConfigError(f"match={config.match} rank={config.rank}: {error}") from error
-    return reference
+    return MatchMethod(reference=reference, allow_over=False)
+
+
+def _text(config: DictConfig, asked: str, budget: SizedBudget, targets: Targets) -> str:
+    """Return the budget in words."""
+    from randlora.budgets import MatchMethod
+
+    goal = budget.goal(targets)
+    if asked == "percent":
+        return f"{goal} % of the model"
+    if asked == "bytes":
+        return f"{int(goal):,} bytes saved ({size_text(int(goal))})"
+    size = f" of {budget.reference.size_field} {config.rank}" if config.rank and isinstance(budget, MatchMethod) else ""
+    return f"{int(goal):,} parameters" + (f", as {config.match}{size}" if asked == "match" else "")
 
 
 def _methods(names: Iterable[str]) -> dict[str, Method]:

@@ -1,14 +1,11 @@
-"""Equal budgets on the real backbone: what is asked, what is reached, what is said when it cannot be."""
+"""Equal budgets of runs on the real backbone: what is asked, what is reached, what is said when it cannot be."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-
 import pytest
-from lab import Lab, Outcome
+from lab import Lab
 
-from runners.compose import CONF, ConfigError, compose
+from runners.compose import ConfigError, compose
 from runners.plan import check_run, skeleton_targets
 from runners.run import describe
 
@@ -48,30 +45,26 @@ def test_asked_and_reached_are_in_the_record(lab: Lab, method: str, noted: bool)
         assert counts.adapter > 0.9 * ASKED
 
 
-def test_the_verb_agrees_with_the_runs(command: Callable[..., Outcome]) -> None:
-    rows = {row["method"]: row for row in json.loads(command("budget", "rank=4", "format=json").out)}
-    assert sorted(rows) == ["full_ft", *METHODS]
-    for method in METHODS:
-        run = check_run(compose("config", [f"method={method}", *MATCH]))
-        assert rows[method]["parameters"] == run.solution.reached
-        assert rows[method]["note"] == run.solution.note
-        field = run.solution.method.size_field
-        assert rows[method]["size"] == f"{field} {getattr(run.solution.method, str(field))}"
-    assert "cannot reach" in rows["vera"]["note"]
-    assert rows["full_ft"]["size"] is None
-
-
-def test_the_verb_takes_a_number_and_another_reference(command: Callable[..., Outcome]) -> None:
-    rows = json.loads(command("budget", "parameters=1e5", "format=json").out)
-    assert all(row["parameters"] <= 100_000 for row in rows if row["method"] != "full_ft")
-    text = command("budget", "match=vera", "rank=8").out
-    assert "as vera of rank 8" in text
-
-
-def test_a_method_the_budget_is_too_small_for_says_so(command: Callable[..., Outcome]) -> None:
-    rows = {row["method"]: row for row in json.loads(command("budget", "parameters=5000", "format=json").out)}
-    assert rows["lora"]["parameters"] is None
-    assert "out of reach" in rows["lora"]["note"]
+@pytest.mark.parametrize(
+    ("overrides", "asked"),
+    [
+        (["budget=percent", "budget.percent=1"], 60_512),
+        (["budget=bytes", "budget.bytes=200kB"], 49_000),
+        (["budget=bytes", "budget.bytes=204800"], 50_000),
+    ],
+)
+def test_a_run_has_a_share_of_the_model_or_a_size_of_file(overrides: list[str], asked: int, lab: Lab) -> None:
+    run = lab.run("method=randlora", *overrides, "recipe.max_steps=1")
+    record = lab.execute(run)
+    assert record.status == "ok", record.reason
+    counts = record.parameters
+    assert counts is not None
+    assert counts.budget_asked == pytest.approx(asked, rel=0.02)
+    assert 0.85 * counts.budget_asked < counts.budget_reached == counts.adapter <= counts.budget_asked
+    assert record.config["budget"][overrides[0].partition("=")[2]] is not None
+    if overrides[0] == "budget=bytes":
+        assert counts.saved_bytes is not None
+        assert 0.85 * 200_000 < counts.saved_bytes <= 204_800
 
 
 def test_more_than_the_budget_only_where_asked() -> None:
@@ -89,6 +82,14 @@ def test_more_than_the_budget_only_where_asked() -> None:
         (["method=lora", "budget=parameters", "budget.parameters=100"], "out of reach of LoRA, which trains 17,664"),
         (["method=lora", "budget=match_lora", "budget.reference.rank=0"], "rank = 0"),
         (["method=lora", "budget=parameters", "budget.parameters=-1"], "valid: a whole number of 1 or more"),
+        (["method=lora", "budget=percent", "budget.percent=100"], "valid: a number above 0 and below 100"),
+        (
+            ["method=lora", "budget=percent", "budget.percent=0.01"],
+            "a budget of 599 parameters is out of reach of LoRA",
+        ),
+        (["method=lora", "budget=percent"], "budget needs budget.percent=…"),
+        (["method=lora", "budget=bytes", "budget.bytes=4XB"], "bytes = '4XB'; valid: a number of bytes, or one with"),
+        (["method=lora", "budget=bytes", "budget.bytes=500"], "a budget of 0 parameters is out of reach of LoRA"),
     ],
 )
 def test_sizes_that_do_not_fit_are_found_before_anything_is_loaded(
@@ -97,8 +98,3 @@ def test_sizes_that_do_not_fit_are_found_before_anything_is_loaded(
     monkeypatch.setattr("randlora.backbones.clip.OpenClip.build", lambda *_, **__: pytest.fail("weights were loaded"))
     with pytest.raises(ConfigError, match=words):
         check_run(compose("config", overrides))
-
-
-def test_every_method_file_is_in_the_budget_table_unless_it_trains_nothing(command: Callable[..., Outcome]) -> None:
-    rows = {row["method"] for row in json.loads(command("budget", "format=json").out)}
-    assert rows == {path.stem for path in (CONF / "method").glob("*.yaml")} - {"zero_shot", "linear_probe"}
