@@ -20,6 +20,7 @@ VERBS = {
     "table": "print a table from the records at hand",
     "status": "how far every table is",
     "budget": "the size of every method at an equal number of parameters",
+    "audit": "check the contract of a method on a backbone",
     "bench": "time and memory of a training step, subject beside subject",
     "publish": "copy a table's records to where they are committed",
     "pretrain": "train the embedded CLIP from nothing",

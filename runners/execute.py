@@ -21,6 +21,7 @@ from randlora.tasks.base import Objective, Vocabulary
 from results.files import StoreError, write_text
 from results.record import Parameters, Record, Timing
 from results.store import RecordStore
+from runners.auditing import AuditError, Auditor
 from runners.checkpoint import Checkpointer
 from runners.evaluate import Predictions, predict
 from runners.machine import ROOT
@@ -41,12 +42,13 @@ DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @dataclass(kw_only=True)
 class Bench:
-    """What runs of one process share: decoded data, the record store, and how to stop."""
+    """What runs of one process share: decoded data, verdicts of audits, the record store, and how to stop."""
 
     store: RecordStore
     stop: Callable[[], bool]
     on_step: OnStep
     cache: DecodedCache = field(default_factory=DecodedCache)
+    auditor: Auditor = field(default_factory=Auditor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,8 @@ def execute(run: Run, bench: Bench) -> Record:
                 f"cannot write in {folder}: {error.strerror}; free some space and run it again, what is there is intact"
             ) from error
         outcome = {"status": "failed", "reason": _reason(error)}
+        if isinstance(error, AuditError):
+            outcome["checks"] = error.checks
         write_text(folder / FAILURE, traceback.format_exc())
     source = provenance(
         run.machine,
@@ -112,10 +116,15 @@ def _outcome(run: Run, bench: Bench, facts: dict[str, Any], *, log_step: Callabl
         facts["digests"] = splits.digests
         vocabulary = Vocabulary(classes=run.dataset.classes, prompt=run.dataset.prompt, templates=run.dataset.templates)
         objective = run.recipe.task.build(backbone=run.backbone, model=model, vocabulary=vocabulary, seed=run.seed)
+    loaded_s = time.perf_counter() - began
+    # in no phase: what an audit takes, it takes once per process
+    audited = bench.auditor.verdict(model, backbone=run.backbone, method=run.solution.method, machine=run.machine)
+    began = time.perf_counter()
+    with meter.phase("load"):
         adaptation = run.solution.method.apply(
             model, run.backbone.targets_of(model), seed=run.seed, execution=run.machine.execution
         )
-    loaded_s = time.perf_counter() - began
+    loaded_s += time.perf_counter() - began
     counts = _parameters(run, adaptation, objective)
     before = fingerprint(adaptation.frozen())
     clock = TrainingClock()
@@ -135,7 +144,11 @@ def _outcome(run: Run, bench: Bench, facts: dict[str, Any], *, log_step: Callabl
     return {
         "status": "ok",
         "metrics": {f"{splits.name}/top1": found.top1()},
-        "checks": {"frozen_unchanged": True, "count_as_predicted": counts["predicted"] == counts["adapter"]},
+        "checks": {
+            "frozen_unchanged": True,
+            "count_as_predicted": counts["predicted"] == counts["adapter"],
+            **audited,
+        },
         "notes": tuple(
             f"{count} unreadable images of the {split} split were left out" for split, count in splits.skipped.items()
         ),

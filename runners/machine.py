@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from randlora.checks import check_choice, check_positive, check_whole
+from randlora.checks import check_choice, check_flag, check_positive, check_whole
 from randlora.execution import Execution
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class Machine:
         threads: CPU threads; None leaves torch's choice. Results are bitwise repeatable for equal numbers of threads.
         evaluation_batch_size: images per forward pass of the evaluation.
         execution: how adapters trade time for memory (see :class:`randlora.execution.Execution`).
+        audit: check the contract of each method on the run's own model before it trains, once per process; a run whose
+            method breaks it fails.
         checkpoint_every_s: seconds between mid-run checkpoints.
         checkpoint_every_steps: steps between them as well; None for time alone.
         keep_weights: leave the trained tensors of each run beside its record.
@@ -43,6 +45,7 @@ class Machine:
     threads: int | None
     evaluation_batch_size: int
     execution: Execution
+    audit: bool
     checkpoint_every_s: float
     checkpoint_every_steps: int | None
     keep_weights: bool
@@ -53,6 +56,7 @@ class Machine:
         check_choice(self, "device", ("auto", "cpu", "cuda"))
         check_choice(self, "precision", ("auto", "float32", "bfloat16"))
         check_whole(self, "evaluation_batch_size")
+        check_flag(self, "audit")
         check_positive(self, "checkpoint_every_s")
         for name in ("threads", "checkpoint_every_steps"):
             if getattr(self, name) is not None:

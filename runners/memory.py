@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ class MemoryMeter:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Measure the block as one phase."""
+        """Measure the block as one phase, or as a further part of it: the larger peak counts."""
         accelerated = self.device.type == "cuda"
         resettable = False
         if accelerated:
@@ -36,12 +37,15 @@ class MemoryMeter:
             resettable = _reset_process_peak()
         yield
         if accelerated:
-            self.phases[name] = PhaseMemory(
+            peak = PhaseMemory(
                 allocated_bytes=torch.cuda.max_memory_allocated(self.device),
                 reserved_bytes=torch.cuda.max_memory_reserved(self.device),
             )
         elif resettable:
-            self.phases[name] = PhaseMemory(process_peak_bytes=_process_peak())
+            peak = PhaseMemory(process_peak_bytes=_process_peak())
+        else:
+            return
+        self.phases[name] = _larger(self.phases.get(name), peak)
 
     def memory(self) -> Memory:
         """Return what was measured."""
@@ -51,6 +55,17 @@ class MemoryMeter:
             train=self.phases.get("train"),
             evaluation=self.phases.get("evaluation"),
         )
+
+
+def _larger(before: PhaseMemory | None, now: PhaseMemory) -> PhaseMemory:
+    if before is None:
+        return now
+    names = (each.name for each in fields(PhaseMemory))
+    return PhaseMemory(**{name: _most(getattr(before, name), getattr(now, name)) for name in names})
+
+
+def _most(*peaks: int | None) -> int | None:
+    return max((peak for peak in peaks if peak is not None), default=None)
 
 
 def _reset_process_peak() -> bool:

@@ -55,7 +55,9 @@ class Lab:
     @property
     def machine(self) -> list[str]:
         # one thread: bits are equal for equal numbers of threads, and a subprocess may see other defaults
-        return [f"machine.results={self.results}", f"machine.data_root={self.images}", "machine.threads=1"]
+        # no audits: they have tests of their own
+        folders = [f"machine.results={self.results}", f"machine.data_root={self.images}"]
+        return [*folders, "machine.threads=1", "machine.audit=false"]
 
     def overrides(self, *extra: str) -> list[str]:
         return [*SMALL, *self.machine, *extra]
