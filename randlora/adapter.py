@@ -137,6 +137,7 @@ class Method(ABC):
     """A way to fine-tune a model: a frozen dataclass of hyper-parameters."""
 
     trains_backbone: ClassVar[bool] = True
+    adds_parameters: ClassVar[bool] = False  # whether what is trained comes on top of the model's own parameters
     size_field: ClassVar[str | None] = None  # the field that sets the number of trainable parameters, if there is one
 
     @property
@@ -176,6 +177,8 @@ class Method(ABC):
 @dataclass(frozen=True, kw_only=True)
 class AdapterMethod(Method):
     """A method that puts one adapter on each site."""
+
+    adds_parameters: ClassVar[bool] = True
 
     @abstractmethod
     def shared(self, sites: Sequence[Site], seed: int) -> Shared | None:

@@ -7,7 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from randlora.adapter import AdapterMethod, Method, Targets
+from randlora.adapter import Method, Targets
 from randlora.checks import check_flag, check_whole, is_number
 from randlora.fitting import Solution, fit
 from randlora.storage import overhead_bytes, saved_bytes
@@ -175,7 +175,7 @@ def percent_trained(method: Method, targets: Targets) -> float:
     The base is the full fine-tuning scope: the whole of a language model, the image tower of a vision-only backbone.
     """
     trained = method.count(targets)
-    added = trained if isinstance(method, AdapterMethod) else 0
+    added = trained if method.adds_parameters else 0
     return 100 * trained / (_base(targets) + added)
 
 
