@@ -10,7 +10,7 @@ Examples:
   randlora bench workload=crossover "workload.layers=[[4096,4096]]" only=[weight,activation,auto]
   randlora bench only=[lora,randlora] rounds=5 compile=true
   randlora bench '+subjects.members.mine=["method=lora","method.rank=8"]' only=mine
-  randlora bench workload=vit_b32_vision workload.precision=bfloat16_autocast workload.batch=128 device=cuda name=vit_b32_gpu
+  randlora bench workload=vit_b32_vision workload.precision=bfloat16_autocast workload.batch=128 device=cuda
 """
 
 from __future__ import annotations
