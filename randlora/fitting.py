@@ -83,10 +83,9 @@ def _counts(method: Method, targets: Targets, *, asked: int) -> Mapping[int, int
             if isinstance(sized, AdapterMethod):
                 for site in groups:
                     sized.check_site(site)
+            counts[size] = _count(sized, targets, groups)
         except ValueError as error:
             problem = error
-            continue
-        counts[size] = _count(sized, targets, groups)
     if not counts:
         raise ValueError(f"{type(method).__name__} fits these {len(targets.sites)} sites at no size: {problem}")
     return counts
@@ -112,7 +111,10 @@ def _candidate_sizes(method: Method, targets: Targets, groups: Mapping[Site, int
     """Return the sizes that may be the best: all of them, or of a count that is linear in the size those near it."""
     largest = method.largest_size(targets)
     probes = sorted({1, 2, 3, 5, 7, largest // 3, largest // 2, largest - 1, largest} & set(range(1, largest + 1)))
-    counts = [_count(method.resized(size), targets, groups) for size in probes]
+    try:
+        counts = [_count(method.resized(size), targets, groups) for size in probes]
+    except ValueError:  # some sizes fit and others do not: each is looked at
+        return range(1, largest + 1)
     slope = counts[1] - counts[0] if len(counts) > 1 else 0
     if slope <= 0 or any(n != counts[0] + slope * (size - 1) for size, n in zip(probes, counts, strict=True)):
         return range(1, largest + 1)
