@@ -32,14 +32,14 @@ COPIES = 8  # matrices of a site's size that a check in float64 holds at once
 def grown_from_seed(first: Fingerprint, second: Fingerprint, *, disturbed: bool) -> Finding:
     """What a method adds to the model, twice from one seed under other states of the global generator."""
     name = "grown_from_seed"
-    if disturbed:
-        return Finding(name=name, passed=False, detail="applying the method moves the global random generator")
-    if not first:
-        return Finding(name=name, passed=None, detail="nothing grows from the seed")
     other = sorted(tensor for tensor in first.keys() | second if first.get(tensor) != second.get(tensor))
     if other:
         detail = f"{len(other)} tensors differ under another global random state, among them '{plain_name(other[0])}'"
         return Finding(name=name, passed=False, detail=detail)
+    if disturbed:
+        return Finding(name=name, passed=False, detail="applying the method moves the global random generator")
+    if not first:
+        return Finding(name=name, passed=None, detail="nothing grows from the seed")
     return Finding(name=name, passed=True, detail=f"{len(first)} tensors bitwise the same from one seed")
 
 
@@ -164,7 +164,7 @@ def _slopes(adapter: Adapter, weight: Tensor) -> Iterator[tuple[str, float, floa
     def value() -> Tensor:
         return (adapter.adapted(weight) * direction).sum()
 
-    named = dict(adapter.named_parameters())
+    named = {name: parameter for name, parameter in adapter.named_parameters() if parameter.requires_grad}
     for (name, parameter), gradient in zip(
         named.items(), torch.autograd.grad(value(), list(named.values()), allow_unused=True), strict=True
     ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from randlora.audit.findings import Finding
 from randlora.audit.memory import CPU, fits
 from randlora.audit.subject import Fingerprint, Subject, undisturbed
 from randlora.execution import DEFAULT_EXECUTION, Execution
-from randlora.inject import Adaptation, fingerprint
+from randlora.inject import fingerprint
 
 Notify = Callable[[str], None]
 
@@ -84,28 +84,35 @@ def _findings(subject: Subject, notify: Notify) -> list[Finding]:
         path = Path(folder) / "adapter.safetensors"
         with subject.adapted() as adaptation:
             grown = fingerprint(subject.grown())
-            found = _start(subject, adaptation, base, first=first, grown=grown)
-            if not may_train:
-                reason = f"there is no memory to keep {size / 2**30:.1f} GiB of weights that steps would change"
-                return [*found, *model_checks.not_trained(reason), *result_checks.not_merged(reason)]
-            notify("training")
-            found += model_checks.training(subject, adaptation, base[True], grown)
+            found = [
+                model_checks.count_as_predicted(subject, adaptation),
+                adapter_checks.grown_from_seed(first.grown, grown, disturbed=first.disturbed),
+                adapter_checks.bases_kept_once(adaptation),
+                model_checks.starts_at_base(subject, adaptation, base),
+            ]
             merges = bool(adaptation.trainable()) and not adaptation.scope
+            notify("training")
+            found += (
+                model_checks.training(subject, adaptation, base[True], grown)
+                if may_train
+                else model_checks.not_trained(f"there is no memory to keep {size:,} bytes of weights that steps change")
+            )
             expected = subject.stir(adaptation, base[False]) if merges else subject.outputs()
             notify("the adapters")
             found += [
                 adapter_checks.forms_agree(subject, adaptation),
                 adapter_checks.gradients_exact(subject, adaptation),
                 adapter_checks.update_rank(subject, adaptation),
-                result_checks.saves_trained_only(adaptation, path),
+                result_checks.saves_trained_only(adaptation, path, may_load=may_train),
             ]
             values = {name: one.detach().clone() for name, one in adaptation.trainable().items()} if merges else {}
         notify("loading and merging")
         found.append(result_checks.reloads_bitwise(subject, path, expected))
-        if merges:
-            found += result_checks.merging(subject, partial(result_checks.regrown, subject, values), base[False])
-        else:
-            found += result_checks.not_merged("there are no adapters to merge")
+        found += (
+            result_checks.merging(subject, partial(result_checks.regrown, subject, values), base[False])
+            if merges
+            else result_checks.not_merged("there are no adapters to merge")
+        )
     return [*found, result_checks.model_restored(subject)]
 
 
@@ -126,14 +133,3 @@ def _first_application(subject: Subject) -> _First:
         first = _First(grown=fingerprint(subject.grown()), scope=dict(adaptation.scope), disturbed=disturbed)
     torch.default_generator.manual_seed(2)  # for the second application
     return first
-
-
-def _start(
-    subject: Subject, adaptation: Adaptation, base: Mapping[bool, Tensor], *, first: _First, grown: Fingerprint
-) -> list[Finding]:
-    return [
-        model_checks.count_as_predicted(subject, adaptation),
-        adapter_checks.grown_from_seed(first.grown, grown, disturbed=first.disturbed),
-        adapter_checks.bases_kept_once(adaptation),
-        model_checks.starts_at_base(subject, adaptation, base),
-    ]

@@ -25,14 +25,20 @@ MERGED = ("merged_as_adapted", "merge_leaves_nothing")
 Application = Callable[[], AbstractContextManager[Adaptation]]
 
 
-def saves_trained_only(adaptation: Adaptation, path: Path) -> Finding:
-    """The file and the state of every adapter hold trained numbers only. The file stays for :func:`loaded`."""
+def saves_trained_only(adaptation: Adaptation, path: Path, *, may_load: bool = True) -> Finding:
+    """The file and the state of every adapter hold trained numbers only.
+
+    Args:
+        adaptation: the method in the model.
+        path: where the file goes, for :func:`loaded`.
+        may_load: whether there is memory to undo what loading the file changes; without, none is written.
+    """
     name = "saves_trained_only"
     if not adaptation.trainable():
         return Finding(name=name, passed=None, detail="nothing is trained, so nothing is saved")
     trained = [parameter for parameter in adaptation.trainable().values() if parameter.requires_grad]
     expected, weight = sum(one.numel() for one in trained), _bytes(trained)
-    if weight > LARGEST_FILE or not fits(3 * weight, CPU):
+    if not may_load or weight > LARGEST_FILE or not fits(3 * weight, CPU):
         detail = f"a file of {weight / 2**30:.1f} GiB is more than an audit writes"
         return Finding(name=name, passed=None, detail=detail)
     try:

@@ -103,8 +103,8 @@ class RandLoRA(TwoFactorMethod):
 
     @property
     def reaches_update_rank(self) -> bool:
-        """Whether every column of A has an entry; under sparse bases some columns are zero, and so are the update's."""
-        return self.distribution != "ternary" or self.sparsity == 2
+        """Whether bases are continuous: of three values, columns can depend on each other, and sparse ones be zero."""
+        return self.distribution != "ternary"
 
     def n_bases(self, site: Site) -> int:
         """Return *n*, the number of bases of a site."""
