@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from runners.compose import CONF, ConfigError, compose, instantiate
 from runners.machine import ROOT
@@ -63,20 +64,27 @@ def backbone_of(name: str) -> Any:
 
 
 def methods_by_file() -> dict[str, Method]:
-    """Return every method of the suite as its file states it."""
+    """Return every method of the suite as its file states it, those left out that ask for a value."""
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        nodes = {path.stem: hydra.compose(f"method/{path.stem}").method for path in (CONF / "method").glob("*.yaml")}
         return {
-            path.stem: hydra.utils.instantiate(hydra.compose(f"method/{path.stem}").method, _convert_="all")
-            for path in sorted((CONF / "method").glob("*.yaml"))
+            name: hydra.utils.instantiate(node, _convert_="all")
+            for name, node in sorted(nodes.items())
+            if not OmegaConf.missing_keys(node)
         }
 
 
 def representatives(methods: Mapping[str, Method]) -> dict[str, Method]:
-    """Return one method per class that trains the backbone: the file named as the class, or its only one."""
+    """Return one method per class: the file named as the class, or its first.
+
+    Methods that train nothing are left out, and those whose layers are another library's, which are many in one.
+    """
+    from randlora.adapter import AdapterMethod
+
     groups: dict[str, dict[str, Method]] = {}
     for name, method in methods.items():
-        if method.trains_backbone:
+        if method.trains_backbone and (isinstance(method, AdapterMethod) or not method.adds_parameters):
             groups.setdefault(type(method).__name__, {})[name] = method
     return {cls: group.get(cls.lower(), next(iter(group.values()))) for cls, group in groups.items()}
 
