@@ -10,11 +10,12 @@ from configs import ADAPTER_METHODS, METHODS
 from tiny_models import SITES, Tiny, adapt, fitted, inputs, targets_of
 from torch import nn
 
-from randlora.adapter import AdapterMethod, Site
+from randlora.adapter import AdapterMethod, Site, TwoFactorMethod
 from randlora.inject import fingerprint, inject
 from randlora.methods.vera import VeRA
 from randlora.sites import find_sites
 
+TWO_FACTOR = [name for name, method in ADAPTER_METHODS.items() if isinstance(method, TwoFactorMethod)]
 BOUNDED = [name for name, method in ADAPTER_METHODS.items() if hasattr(method, "rank") and not isinstance(method, VeRA)]
 
 
@@ -56,8 +57,31 @@ def test_an_integer_weight_is_refused() -> None:
         fitted(ADAPTER_METHODS["lora"]).apply(model, targets_of(model), seed=1)
 
 
+def test_a_weight_without_values_is_refused() -> None:
+    model = Tiny()
+    model.wide.weight = nn.Parameter(model.wide.weight.to("meta"))
+    with pytest.raises(ValueError, match=r"site 'wide.weight' has no values yet \(meta device\); load the weights"):
+        fitted(ADAPTER_METHODS["lora"]).apply(model, targets_of(model), seed=1)
+
+
+def test_a_mix_of_double_and_lower_precision_is_refused() -> None:
+    model = Tiny()
+    model.wide.double()
+    with pytest.raises(ValueError, match=r"site 'wide.weight' holds torch.float64 and 'tall.weight' torch.float32"):
+        fitted(ADAPTER_METHODS["randlora"]).apply(model, targets_of(model), seed=1)
+    assert not any(hasattr(module, "parametrizations") for module in model.modules())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
+def test_sites_on_two_devices_are_refused() -> None:
+    model = Tiny()
+    model.wide.cuda()
+    with pytest.raises(ValueError, match=r"site 'wide.weight' is on cuda:0 and 'tall.weight' on cpu; adapters share"):
+        fitted(ADAPTER_METHODS["randlora"]).apply(model, targets_of(model), seed=1)
+
+
 @pytest.mark.parametrize("site", ["attention.in_proj_weight", "attention.out_proj.weight"])
-@pytest.mark.parametrize("name", ADAPTER_METHODS)
+@pytest.mark.parametrize("name", TWO_FACTOR)
 def test_attention_does_not_run_on_activations(name: str, site: str) -> None:
     method = dataclasses.replace(fitted(ADAPTER_METHODS[name]), contraction="activation")
     model = Tiny()
@@ -98,21 +122,23 @@ def test_names_of_trainable_tensors_start_with_their_site() -> None:
     assert set(names) == {f"{site}:{part}" for site in SITES for part in ("lambdas", "gammas")}
 
 
+WRONG = [
+    ("rank", 0, "whole number of 1 or more"),
+    ("rank", 2.5, "whole number of 1 or more"),
+    ("rank", True, "whole number of 1 or more"),
+    ("alpha", -1.0, "a number above 0"),
+    ("alpha", float("nan"), "a number above 0"),
+    ("alpha", float("inf"), "a number above 0"),
+    ("alpha", "1", "a number above 0"),
+    ("scale_rule", "over_r", "'constant', 'over_rank', 'over_sqrt_rank', 'over_sqrt_bases'"),
+    ("contraction", "weights", "'auto', 'weight', 'activation'"),
+]
+
+
 @pytest.mark.parametrize(
-    ("field", "value", "valid"),
-    [
-        ("rank", 0, "whole number of 1 or more"),
-        ("rank", 2.5, "whole number of 1 or more"),
-        ("rank", True, "whole number of 1 or more"),
-        ("alpha", -1.0, "a number above 0"),
-        ("alpha", float("nan"), "a number above 0"),
-        ("alpha", float("inf"), "a number above 0"),
-        ("alpha", "1", "a number above 0"),
-        ("scale_rule", "over_r", "'constant', 'over_rank', 'over_sqrt_rank', 'over_sqrt_bases'"),
-        ("contraction", "weights", "'auto', 'weight', 'activation'"),
-    ],
+    ("name", "field", "value", "valid"),
+    [(name, *wrong) for name, method in ADAPTER_METHODS.items() for wrong in WRONG if hasattr(method, wrong[0])],
 )
-@pytest.mark.parametrize("name", ADAPTER_METHODS)
 def test_a_value_out_of_range_names_field_and_range(name: str, field: str, value: object, valid: str) -> None:
     method = ADAPTER_METHODS[name]
     with pytest.raises(ValueError, match=rf"{type(method).__name__}\.{field} = .*; valid: .*{valid}"):
