@@ -71,7 +71,7 @@ def bases_kept_once(adaptation: Adaptation) -> Finding:
 def forms_agree(subject: Subject, adaptation: Adaptation) -> Finding:
     """Activation form against weight form on one site of each shape that can run in both."""
     name = "forms_agree"
-    both = [s for s in adaptation.sites if s.linear and isinstance(adaptation.adapters[s.name], TwoFactorAdapter)]
+    both = [s for s in adaptation.sites if s.linear and isinstance(adaptation.adapters.get(s.name), TwoFactorAdapter)]
     if not both:
         return Finding(name=name, passed=None, detail="no site can run in activation form")
     worst = 0.0

@@ -83,7 +83,7 @@ def _findings(subject: Subject, notify: Notify) -> list[Finding]:
     with tempfile.TemporaryDirectory(prefix="randlora-audit-") as folder:
         path = Path(folder) / "adapter.safetensors"
         with subject.adapted() as adaptation:
-            grown = fingerprint(subject.grown())
+            grown = fingerprint(subject.grown(adaptation))
             found = [
                 model_checks.count_as_predicted(subject, adaptation),
                 adapter_checks.grown_from_seed(first.grown, grown, disturbed=first.disturbed),
@@ -93,7 +93,7 @@ def _findings(subject: Subject, notify: Notify) -> list[Finding]:
             merges = bool(adaptation.trainable()) and not adaptation.scope
             notify("training")
             found += (
-                model_checks.training(subject, adaptation, base[True], grown)
+                model_checks.training(subject, adaptation, base[True])
                 if may_train
                 else model_checks.not_trained(f"there is no memory to keep {size:,} bytes of weights that steps change")
             )
@@ -130,6 +130,6 @@ def _first_application(subject: Subject) -> _First:
     state = torch.get_rng_state()
     with subject.adapted() as adaptation:
         disturbed = not torch.equal(torch.get_rng_state(), state)
-        first = _First(grown=fingerprint(subject.grown()), scope=dict(adaptation.scope), disturbed=disturbed)
+        first = _First(grown=fingerprint(subject.grown(adaptation)), scope=dict(adaptation.scope), disturbed=disturbed)
     torch.default_generator.manual_seed(2)  # for the second application
     return first

@@ -60,17 +60,16 @@ def starts_at_base(subject: Subject, adaptation: Adaptation, base: Mapping[bool,
     return Finding(name=name, passed=False, detail=f"outputs differ by {gap:.1e}, allowed 0{where}")
 
 
-def training(subject: Subject, adaptation: Adaptation, outputs: Tensor, grown: Fingerprint) -> list[Finding]:
+def training(subject: Subject, adaptation: Adaptation, outputs: Tensor) -> list[Finding]:
     """Steps in train mode move every trainable tensor, an evaluation none; neither touches a frozen one.
 
     Args:
         subject: the model and the method.
         adaptation: the method in the model, at its start.
         outputs: any outputs, for their shape.
-        grown: fingerprint of what the method has added to the model.
     """
     trained = adaptation.trainable()
-    at_start = subject.at_start(adaptation, grown)
+    at_start = subject.at_start(adaptation)
     moves = Finding(name="trainable_move", passed=None, detail="nothing is trained")
     if trained:
         start = fingerprint(iter(trained.items()))
@@ -111,7 +110,7 @@ def _moves(trained: Mapping[str, nn.Parameter], start: Fingerprint) -> Finding:
 def _small(subject: Subject, adaptation: Adaptation) -> Iterator[tuple[str, Tensor]]:
     """Yield all but the model's own frozen weights, which are too many to look at twice."""
     yield from adaptation.trainable().items()
-    yield from subject.grown()
+    yield from subject.grown(adaptation)
     yield from adaptation.model.named_buffers()
 
 

@@ -18,7 +18,7 @@ from randlora.inject import Adaptation, fingerprint
 from randlora.storage import METHOD_ROOM, StorageError, load_adapter, save_adapter
 
 HEADER = 16 * 1024  # bytes that a saved adapter may have beside its numbers
-ENTRY = 128  # and for each weight of the model itself that is trained: its name, shape and place
+ENTRY = 128  # and for each tensor that is not packed with others: its name, shape and place
 LARGEST_FILE = 1 << 30
 MERGED = ("merged_as_adapted", "merge_leaves_nothing")
 
@@ -53,7 +53,8 @@ def saves_trained_only(adaptation: Adaptation, path: Path, *, may_load: bool = T
             if not value.requires_grad:
                 detail = f"site '{site}' keeps '{tensor}' in its state, {value.numel():,} numbers that are not trained"
                 return Finding(name=name, passed=False, detail=detail)
-    allowed = HEADER + sum(len(tensor) + ENTRY for tensor in adaptation.scope)
+    apart = () if adaptation.adapters else adaptation.trainable()
+    allowed = HEADER + sum(len(tensor) + ENTRY for tensor in apart)
     detail = f"{held:,} numbers for {expected:,} trained, {size - weight:,} bytes beside them, allowed {allowed:,}"
     return Finding(name=name, passed=held == expected and size <= weight + allowed, detail=detail)
 

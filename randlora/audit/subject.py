@@ -64,14 +64,18 @@ class Subject:
         yield from self.model.named_parameters()
         yield from self.model.named_buffers()
 
-    def grown(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the parameters and buffers that the method has added."""
-        yield from ((name, tensor) for name, tensor in self.tensors() if id(tensor) not in self._names)
+    def grown(self, adaptation: Adaptation) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors that the method has added, those included that it keeps outside the model's buffers."""
+        everything = dict(self.tensors()) | dict(adaptation.frozen())
+        yield from ((name, tensor) for name, tensor in everything.items() if id(tensor) not in self._names)
 
-    def at_start(self, adaptation: Adaptation, grown: Fingerprint) -> Fingerprint:
-        """Return the fingerprint of the frozen tensors as they were before the method came, by their names now."""
-        names = ((name, self._names.get(id(tensor))) for name, tensor in adaptation.frozen())
-        return {name: self.before[own] if own is not None else grown[name] for name, own in names}
+    def at_start(self, adaptation: Adaptation) -> Fingerprint:
+        """Return the fingerprint of the frozen tensors; of the model's own, as they were before the method came."""
+        found: Fingerprint = {}
+        for name, tensor in adaptation.frozen():
+            own = self._names.get(id(tensor))
+            found[name] = self.before[own] if own is not None else fingerprint(iter([("", tensor)]))[""]
+        return found
 
     @contextmanager
     def adapted(self) -> Iterator[Adaptation]:
@@ -86,7 +90,8 @@ class Subject:
         try:
             yield
         finally:
-            adaptation.remove()
+            if adaptation.trainable():  # no longer after a merge
+                adaptation.remove()
             with torch.no_grad():
                 for name, value in self.kept.items():
                     self.parameters[name].copy_(value)
