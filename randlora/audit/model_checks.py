@@ -74,8 +74,8 @@ def training(subject: Subject, adaptation: Adaptation, outputs: Tensor) -> list[
     if trained:
         start = fingerprint(iter(trained.items()))
         direction = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(1)).to(outputs.device)
-        for _ in range(STEPS):
-            subject.step(adaptation, direction)
+        for number in range(STEPS):
+            subject.step(adaptation, direction, number=number)
         moves = _moves(trained, start)
     before = fingerprint(_small(subject, adaptation))
     subject.outputs()

@@ -106,10 +106,11 @@ class Subject:
         with torch.no_grad():
             return self._run(lowered=train)
 
-    def step(self, adaptation: Adaptation, direction: Tensor) -> None:
-        """Take one step of signed gradient descent on ``sum(outputs * direction)`` in train mode.
+    def step(self, adaptation: Adaptation, direction: Tensor, *, number: int) -> None:
+        """Take a step of signed gradient descent on ``sum(outputs * direction)`` in train mode.
 
         The sign is what Adam's first step takes, without its state: no second copy of a model that is trained whole.
+        Every step is twice as long as the one before, so that no number comes back to where it was.
         """
         self.model.train()
         parameters = list(adaptation.trainable().values())
@@ -118,7 +119,7 @@ class Subject:
             for parameter in parameters:
                 if parameter.grad is not None:
                     unit = float(parameter.abs().max()) * torch.finfo(parameter.dtype).eps
-                    parameter.add_(parameter.grad.sign_(), alpha=-max(STEP, 2 * unit))
+                    parameter.add_(parameter.grad.sign_(), alpha=-max(STEP, 2 * unit) * 2**number)
                     parameter.grad = None
 
     def stir(self, adaptation: Adaptation, base: Tensor) -> Tensor:
