@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from randlora.budgets import SizedBudget
 
 CONFIG = "budget"
+WIDE = 40  # characters of a note that the table has room for
 ASKED = ("parameters", "percent", "bytes", "match")
 
 
@@ -52,6 +53,9 @@ def main(config: DictConfig) -> int:
         print(rows_text(rows, config.format))
         return 0
     print(rows_text([_shown(row) for row in rows], "text"))
+    for row in rows:
+        if _is_long(row["note"]):
+            print(f"\n{row['method']}: {row['note']}")
     total = sum(targets.parameters.values())
     words = _text(config, asked, budget, targets)
     print(f"\n{backbone.name}: {len(targets.sites)} sites, {total:,} parameters; budget {words}")
@@ -210,8 +214,13 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
         "error": _signed(row["error"]) if reached else None,
         "of model": f"{row['percent']:.3g} %" if reached else None,
         "saved": size_text(row["saved_bytes"]) if reached else None,
-        "note": row["note"],
+        "note": "does not fit, see below" if _is_long(row["note"]) else row["note"],
     }
+
+
+def _is_long(note: str | None) -> bool:
+    """Return whether a note would make the table too wide; the ones made here do not."""
+    return note is not None and len(note) > WIDE
 
 
 def _signed(percent: float) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from lab import Outcome
 
+from randlora.adapter import Site
 from randlora.storage import saved_bytes
 from runners.compose import CONF, compose
 from runners.plan import check_run, skeleton_targets
@@ -83,9 +84,25 @@ def test_a_method_the_budget_is_too_small_for_says_so(command: Command) -> None:
 
 def test_every_method_file_is_in_the_table_unless_it_trains_nothing(command: Command) -> None:
     outcome = command("budget", "rank=4")
-    rows = [line.split()[0] for line in outcome.out.splitlines()[2:] if line.strip()][:-1]
-    assert set(rows) == {path.stem for path in (CONF / "method").glob("*.yaml")} - {"zero_shot", "linear_probe"}
-    assert max(map(len, outcome.out.splitlines())) <= 120
+    table = outcome.out.partition("\n\n")[0].splitlines()
+    assert {line.split()[0] for line in table[2:]} == {path.stem for path in (CONF / "method").glob("*.yaml")} - {
+        "zero_shot",
+        "linear_probe",
+    }
+    assert max(map(len, table)) <= 120
+
+
+def test_a_method_that_does_not_fit_says_why_below_the_table(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(method: object, site: Site) -> None:
+        raise ValueError(f"NoLA: site '{site.name}' is not to its taste")
+
+    monkeypatch.setattr("randlora.methods.nola.NoLA.check_site", refuse)
+    outcome = command("budget", "methods=[lora,nola]", "rank=4")
+    assert outcome.code == 0
+    table, reason, _ = outcome.out.split("\n\n")
+    assert table.splitlines()[3].split(maxsplit=1) == ["nola", "does not fit, see below"]
+    assert reason.startswith("nola: NoLA fits these 24 sites at no size: NoLA: site 'visual.")
+    assert rows_of(command, "methods=nola", "rank=4")["nola"]["note"] in reason
 
 
 def test_the_table_is_for_people(command: Command) -> None:
