@@ -43,8 +43,7 @@ class NoLABases(Shared):
         if kept is not None:
             part, step = kept[first:last].to(like.dtype), self._buffers.get(f"{side}_step")
             return part if step is None else part * step
-        drawn = draw(side, last - first, self.columns, seed=self.seed, distribution=self.distribution, first=first)
-        return drawn.to(like)
+        return _drawn(side, last - first, self.columns, self.seed, self.distribution, first).to(like)
 
 
 class Combination(torch.autograd.Function):
@@ -220,6 +219,18 @@ class NoLA(TwoFactorMethod):
 def draw(part: str, rows: int, columns: int, *, seed: int, distribution: Distribution, first: int = 0) -> Tensor:
     """Return rows of one part of the frozen tensors, with unit variance."""
     return random_rows(rows, columns, seed=seed, purpose=f"nola {part}", distribution=distribution, first=first)
+
+
+# one operation to a compiler: generators are no part of a graph
+@torch.library.custom_op("randlora::nola_rows", mutates_args=())
+def _drawn(part: str, rows: int, columns: int, seed: int, distribution: str, first: int) -> Tensor:
+    assert distribution in DISTRIBUTIONS
+    return draw(part, rows, columns, seed=seed, distribution=distribution, first=first)
+
+
+@_drawn.register_fake
+def _(part: str, rows: int, columns: int, seed: int, distribution: str, first: int) -> Tensor:
+    return torch.empty(rows, columns, device="cpu", dtype=torch.float32)
 
 
 def _chunks(rows: int, columns: int) -> Iterator[tuple[int, int]]:

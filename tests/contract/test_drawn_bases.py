@@ -111,3 +111,13 @@ def test_drawn_bases_take_no_memory_beside_the_frozen_part(name: str) -> None:
     rank, longest_out, longest_in = kept.method.rank, 36, 20
     assert numbers[1] == (rank * longest_in if kept.method.start == "frozen_a" else 0)
     assert numbers[0] - numbers[1] == 50 * rank * (longest_out + longest_in)
+
+
+def test_drawing_is_no_graph_break() -> None:
+    method = dataclasses.replace(NOLA["nola_llm"], keep_bases=False)
+    adaptation = adapt(method)
+    perturb(adaptation)
+    expected = adaptation.model(inputs())
+    torch._dynamo.reset()
+    compiled = torch.compile(adaptation.model, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(inputs()), expected)

@@ -96,3 +96,10 @@ def test_streams_do_not_touch_the_global_generator() -> None:
 def test_scale_rules() -> None:
     scales = {rule: scale_of(10.0, rule, rank=4, bases=25) for rule in SCALE_RULES}
     assert scales == {"constant": 10.0, "over_rank": 2.5, "over_sqrt_rank": 5.0, "over_sqrt_bases": 2.0}
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_rows_can_be_drawn_without_those_above(distribution: Distribution) -> None:
+    whole = random_rows(9, 5, seed=3, purpose="test", distribution=distribution)
+    part = random_rows(4, 5, seed=3, purpose="test", distribution=distribution, first=2)
+    assert torch.equal(part, whole[2:6])
