@@ -21,7 +21,7 @@ STARTS: tuple[Start, ...] = ("mean", "zero", "frozen_a")
 BasisScale = Literal["unit", "kaiming", "over_sqrt_bases"]
 BASIS_SCALES: tuple[BasisScale, ...] = ("unit", "kaiming", "over_sqrt_bases")
 MOST_BASES = 65_536
-CHUNK = 1 << 22  # numbers of a basis that are in memory at once where it is drawn anew, 16 MiB
+CHUNK = 1 << 22  # numbers of a basis in memory at once where it is drawn anew (16 MiB), 16 rows at least
 
 
 class NoLABases(Shared):
