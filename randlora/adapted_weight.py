@@ -39,10 +39,12 @@ class AdaptedWeight(nn.Module):
         """Return the adapted weight in the layout of ``weight``."""
         if self._on_activations:
             return weight
+        if not self._inside:
+            # not for a product of the reader, but somebody's look at the weight, such as at its dtype
+            with torch.autocast(weight.device.type, enabled=False):
+                return self._form(weight)
         if self._step is not None and torch.is_grad_enabled():
             return self._step.leaf(lambda: self._form(weight))
-        if not self._inside:
-            return self._form(weight)
         if self._held is None:
             self._held = self._form(weight)
             if self.scope is not None and self.execution.adapted_weights == "rebuild":

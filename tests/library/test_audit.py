@@ -155,6 +155,14 @@ def test_other_precisions_and_executions_pass(name: str, precision: str) -> None
     assert not failures(found)
 
 
+@pytest.mark.parametrize("name", ["lora", "randlora", "vera", "nola", "dora", "kradapter", "full_ft"])
+def test_a_clip_starts_at_the_base_under_autocast_too(name: str, look: Callable[..., dict[str, Finding]]) -> None:
+    """open_clip looks at the dtype of a weight before it casts its texts to it."""
+    found = look(fitted(METHODS[name]), autocast=torch.bfloat16)
+    assert not failures(list(found.values()))
+    assert found["starts_at_base"].passed is (True if METHODS[name].starts_at_base else None)
+
+
 FAULTS: dict[str, tuple[str, str]] = {
     "writes to the base weight": ("frozen_unchanged", f"'{SITE}'"),
     "start from the global generator": ("grown_from_seed", f"'{SITE}:a'"),
