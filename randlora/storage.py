@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from randlora.adapter import AdapterMethod, Method, Site, Targets
+from randlora.imported_bases import imported_bases, put_bases
 from randlora.inject import Adaptation
+from randlora.methods.peft_bridge import Peft
+from randlora.peft_inject import PeftAdaptation
 
 FORMAT = "randlora-adapter-1"
 METADATA = "adapter"
@@ -33,25 +36,35 @@ class StorageError(ValueError):
 def save_adapter(path: Path, adaptation: Adaptation, *, head: Mapping[str, Tensor] | None = None) -> int:
     """Write trained tensors and head to a safetensors file, atomically, and return its size in bytes.
 
-    Bases are left out: they grow from the seed. Tensors of the same name on different sites are stored as one, in site
-    order, so the header stays small on any model. Equal numbers give equal bytes.
+    Bases are left out: they grow from the seed, all but imported ones. Tensors of the same name on different sites are
+    stored as one, in site order, so the header stays small on any model. Equal numbers give equal bytes.
 
     Raises:
         StorageError: if the adapters are merged: their numbers are in the weights then and no longer apart.
     """
     from safetensors.torch import save
 
-    if isinstance(adaptation.method, AdapterMethod) and not adaptation.adapters:
+    if adaptation.method.adds_parameters and not adaptation.sites:
         raise StorageError(f"{path}: the model holds no adapters any more; save before merging")
 
-    tensors = {f"head/{name}": tensor.detach().cpu().contiguous() for name, tensor in (head or {}).items()}
-    tensors |= {f"scope/{name}": p.detach().cpu().contiguous() for name, p in adaptation.scope.items()}
+    groups: dict[str, Mapping[str, Tensor]] = {
+        "head": head or {},
+        "scope": adaptation.scope,
+        "bases": imported_bases(adaptation),
+        "trained": adaptation.trained if isinstance(adaptation, PeftAdaptation) else {},
+    }
+    tensors = {
+        f"{group}/{name}": tensor.detach().cpu().contiguous()
+        for group, members in groups.items()
+        for name, tensor in members.items()
+    }
     for name in _tensor_names(adaptation):
         parts = [
             adaptation.adapters[site.name].get_parameter(name).detach().cpu().flatten() for site in adaptation.sites
         ]
         tensors[f"adapter/{name}"] = torch.cat(parts)
-    description = _description(adaptation.method, adaptation.sites, seed=adaptation.seed)
+    regrown = adaptation.regrown_digest() if isinstance(adaptation, PeftAdaptation) else None
+    description = _description(adaptation.method, adaptation.sites, seed=adaptation.seed, regrown=regrown)
     # one entry: safetensors writes several in an order that differs from call to call
     blob = save(tensors, {METADATA: description})
     write_atomically(path, blob)
@@ -71,18 +84,21 @@ def overhead_bytes(method: Method, targets: Targets) -> int:
     """Return what :func:`saved_bytes` counts beside the trained numbers."""
     if isinstance(method, AdapterMethod):
         sites, tensors = targets.sites, [TENSOR_HEADER] * MOST_TENSORS
+    elif isinstance(method, Peft):
+        sites, tensors = targets.sites, [TENSOR_HEADER + len(name) for name in method.tensor_names(targets)]
     else:
         scope = targets.parameters if method.trains_backbone else {}
         sites, tensors = (), [TENSOR_HEADER + len(name) for name in scope]
-    return len(json.dumps({METADATA: _description(method, sites, seed=2**63)})) + sum(tensors) + HEADER
+    regrown = "0" * 64 if isinstance(method, Peft) else None
+    return len(json.dumps({METADATA: _description(method, sites, seed=2**63, regrown=regrown)})) + sum(tensors) + HEADER
 
 
 def load_adapter(path: Path, model: nn.Module) -> tuple[Adaptation, dict[str, Tensor]]:
     """Inject a saved adapter into a model with its base weights loaded; return the adaptation and the head's tensors.
 
     Raises:
-        StorageError: if the file is no adapter, is truncated, or names a weight that the model lacks or has in another
-            shape.
+        StorageError: if the file is no adapter, is truncated, names a weight that the model lacks or has in another
+            shape, or frozen numbers that peft grows have come out otherwise here.
     """
     tensors, description = _read(path)
     method = method_from_config(description["method"])
@@ -91,16 +107,26 @@ def load_adapter(path: Path, model: nn.Module) -> tuple[Adaptation, dict[str, Te
         Site(name=name, out_features=rows, in_features=columns, transposed=transposed, linear=linear)
         for name, rows, columns, transposed, linear in packed
     )
-    scope = {name.removeprefix("scope/"): tensor for name, tensor in tensors.items() if name.startswith("scope/")}
+    scope = _group(tensors, "scope")
     _check_weights(path, model, sites=sites, scope=scope)
     targets = Targets(sites=sites, parameters={name: tensor.numel() for name, tensor in scope.items()})
     adaptation = method.apply(model, targets, seed=description["seed"])
+    if bases := _group(tensors, "bases"):
+        put_bases(adaptation, bases)
+    trained = _group(tensors, "trained")
+    if isinstance(adaptation, PeftAdaptation) and (
+        problem := adaptation.misfit(trained, regrown=description.get("regrown"))
+    ):
+        adaptation.remove()
+        raise StorageError(f"{path}: {problem}")
     with torch.no_grad():
         for name, tensor in scope.items():
             adaptation.scope[name].copy_(tensor)
+        for name, tensor in trained.items():
+            adaptation.trainable()[name].copy_(tensor)
         for name in _tensor_names(adaptation):
             _unpack(path, adaptation, name, tensors[f"adapter/{name}"])
-    return adaptation, {n.removeprefix("head/"): t for n, t in tensors.items() if n.startswith("head/")}
+    return adaptation, _group(tensors, "head")
 
 
 def method_from_config(config: Mapping[str, Any]) -> Method:
@@ -143,16 +169,19 @@ def write_atomically(path: Path, blob: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def _description(method: Method, sites: Sequence[Site], *, seed: int) -> str:
+def _description(method: Method, sites: Sequence[Site], *, seed: int, regrown: str | None) -> str:
     packed = json.dumps([[s.name, s.out_features, s.in_features, s.transposed, s.linear] for s in sites])
-    return json.dumps(
-        {
-            "format": FORMAT,
-            "method": method.to_config(),
-            "seed": seed,
-            "sites": base64.b64encode(zlib.compress(packed.encode(), 9)).decode(),
-        }
-    )
+    description = {
+        "format": FORMAT,
+        "method": method.to_config(),
+        "seed": seed,
+        "sites": base64.b64encode(zlib.compress(packed.encode(), 9)).decode(),
+    }
+    return json.dumps(description if regrown is None else {**description, "regrown": regrown})
+
+
+def _group(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{group}/"): one for name, one in tensors.items() if name.startswith(f"{group}/")}
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from randlora.adapter import AdapterMethod, Method, Targets, UpdateAdapter
+from randlora.adapter import Method, Targets, UpdateAdapter
 from randlora.inject import Adaptation, owner_of
+from randlora.methods.peft_bridge import Peft
 from randlora.sites import find_sites
 
 LINEAR_SITES = ("tall.weight", "wide.weight", "square.weight", "conv.weight", "back.weight")
@@ -57,6 +58,13 @@ def targets_of(model: nn.Module, patterns: Iterable[str] = SITES) -> Targets:
     return Targets(sites=find_sites(model, tuple(patterns)), parameters=parameters)
 
 
+def suited(method: Method, targets: Targets) -> Targets:
+    """Return the targets with the sites a method can adapt: layers of peft cannot take fused attention."""
+    if isinstance(method, Peft):
+        return dataclasses.replace(targets, sites=tuple(site for site in targets.sites if site.linear))
+    return targets
+
+
 def fitted(method: Method, size: int = SIZE) -> Method:
     """Return the method at a size that fits every site, with bases dense enough to leave something on each."""
     if "rank" in vars(method) and method.size_field not in ("rank", None):
@@ -79,13 +87,13 @@ def adapt(
 ) -> Adaptation:
     """Return a tiny model adapted by a method, in evaluation mode."""
     model = Tiny(larger=larger).to(dtype).eval()
-    return fitted(method, size).apply(model, targets_of(model, patterns), seed=seed)
+    return fitted(method, size).apply(model, suited(method, targets_of(model, patterns)), seed=seed)
 
 
 def perturb(adaptation: Adaptation, *, std: float = 0.3, seed: int = 3) -> None:
     """Move every trainable number of a method with adapters away from its start, so that no update is zero."""
     generator = torch.Generator().manual_seed(seed)
-    strength = std if isinstance(adaptation.method, AdapterMethod) else std / 10
+    strength = std if adaptation.method.adds_parameters else std / 10
     with torch.no_grad():
         for parameter in adaptation.trainable().values():
             parameter += strength * torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)

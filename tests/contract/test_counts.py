@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from configs import ADAPTER_METHODS, METHODS
-from tiny_models import adapt, fitted, targets_of
+from tiny_models import adapt, fitted, suited, targets_of
 
 from randlora.adapter import AdapterMethod, Site, TwoFactorAdapter, UpdateAdapter
 from randlora.methods.randlora import BASIS_COUNTS, RandLoRA
@@ -63,6 +63,6 @@ def test_every_rule_for_the_number_of_bases_counts(name: str, basis_count: str, 
 @pytest.mark.parametrize("name", METHODS)
 def test_count_on_targets_is_the_count_of_the_adaptation(name: str) -> None:
     adaptation = adapt(METHODS[name])
-    targets = targets_of(type(adaptation.model)())
+    targets = suited(adaptation.method, targets_of(type(adaptation.model)()))
     assert adaptation.method.count(targets) == adaptation.n_trainable()
     assert adaptation.n_trainable() == sum(p.numel() for p in adaptation.model.parameters() if p.requires_grad)

@@ -58,7 +58,7 @@ def test_the_file_holds_trained_numbers_only(name: str, folder: Path) -> None:
     tensors = load_file(file)
     adaptation = adapt(METHODS[name])
     numbers = sum(tensor.numel() for tensor in tensors.values())
-    assert {key.partition("/")[0] for key in tensors} <= {"adapter", "head", "scope"}
+    assert {key.partition("/")[0] for key in tensors} <= {"adapter", "head", "scope", "trained"}
     assert numbers == adaptation.n_trainable() + tensors["head/linear.weight"].numel()
     assert file.stat().st_size <= 4 * numbers + 16 * 1024
 

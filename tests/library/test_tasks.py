@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from configs import METHODS, build
+from tiny_models import suited
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -239,7 +240,7 @@ def test_a_frozen_backbone_needs_the_head_it_stands_for() -> None:
 def test_every_adapter_learns_in_both_towers(name: str, micro: OpenClip, micro_model: nn.Module) -> None:
     method = dataclasses.replace(METHODS[name].resized(4))
     built = image_text().build(backbone=micro, model=micro_model, vocabulary=VOCABULARY, seed=1)
-    adaptation = method.apply(micro_model, micro.targets_of(micro_model), seed=1)
+    adaptation = method.apply(micro_model, suited(method, micro.targets_of(micro_model)), seed=1)
     with torch.no_grad():
         for parameter in adaptation.trainable().values():
             parameter += 0.01
