@@ -120,4 +120,4 @@ def _table(findings: Sequence[Finding], form: str) -> str:
 def _summary(findings: Sequence[Finding]) -> str:
     counts = {verdict: sum(f.passed is verdict for f in findings) for verdict in (True, False, None)}
     failed = f"{counts[False]} FAILED, " if counts[False] else ""
-    return f"{failed}{counts[True]} checks hold, {counts[None]} do not apply"
+    return f"{failed}{counts[True]} checks hold, {counts[None]} not applicable"

@@ -14,8 +14,10 @@ from lab import Lab, Outcome
 
 import runners.auditing
 from randlora.methods.lora import LoRA, LoRAAdapter
+from results.record import PhaseMemory
 from runners.auditing import Auditor
 from runners.execute import Bench, execute
+from runners.memory import MemoryMeter
 
 Command = Callable[..., Outcome]
 LORA = ("method=lora", "method.rank=2")
@@ -47,7 +49,7 @@ def test_the_table_says_what_was_checked_and_seen(command: Command) -> None:
     assert verdicts.pop("LoRA") == "on"  # the last line
     assert len(verdicts) == 14
     assert set(verdicts.values()) == {"ok"}
-    assert "LoRA on micro_clip with random weights, cpu, float32: 14 checks hold, 1 do not apply" in lines[-1]
+    assert "LoRA on micro_clip with random weights, cpu, float32: 14 checks hold, 1 not applicable" in lines[-1]
     assert "768 x 192: 2, claimed 2" in outcome.out
 
 
@@ -181,3 +183,16 @@ def test_a_verdict_is_remembered_for_what_it_was_found_on(lab: Lab, monkeypatch:
         model = torch.nn.Module()
         auditor.verdict(model, backbone=run.backbone, method=run.solution.method, machine=run.machine)
     assert len(seen) == len(changes) - 2
+
+
+def test_a_phase_in_two_parts_has_the_larger_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = iter([30, 20, 5])
+    monkeypatch.setattr("runners.memory._reset_process_peak", lambda: True)
+    monkeypatch.setattr("runners.memory._process_peak", lambda: next(peaks))
+    meter = MemoryMeter(torch.device("cpu"))
+    for name in ("load", "load", "train"):
+        with meter.phase(name):
+            pass
+    memory = meter.memory()
+    assert memory.load == PhaseMemory(process_peak_bytes=30)
+    assert memory.train == PhaseMemory(process_peak_bytes=5)
