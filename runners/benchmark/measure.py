@@ -126,16 +126,21 @@ def _prepare(
     case: Case, base: nn.Module, subject: Subject, protocol: Protocol, inputs: Mapping[str, Tensor]
 ) -> _Prepared:
     step = TrainingStep(case, base, subject, inputs=inputs, seed=protocol.seed)
-    breaks_before = _graph_breaks() if subject.compile else 0
+    before = _compilations() if subject.compile else None
     began = time.perf_counter()
     step()
     first_step_s = time.perf_counter() - began
     for _ in range(protocol.warmup - 1):
         step()
+    graph_breaks = None
+    if before is not None:
+        graphs, graph_breaks = (now - then for now, then in zip(_compilations(), before, strict=True))
+        if graphs == 0:
+            raise RuntimeError("torch.compile compiled nothing of the step")
     return _Prepared(
         step=step,
         first_step_s=first_step_s,
-        graph_breaks=_graph_breaks() - breaks_before if subject.compile else None,
+        graph_breaks=graph_breaks,
         memory=measure_memory(step),
         flops=count_flops(step),
     )
@@ -158,10 +163,11 @@ def _result(prepared: _Prepared, times: list[float], rows: Mapping[str, int]) ->
     )
 
 
-def _graph_breaks() -> int:
+def _compilations() -> tuple[int, int]:
+    """Return the graphs that torch.compile has made in this process, and the breaks between them."""
     from torch._dynamo.utils import counters
 
-    return sum(counters["graph_break"].values())
+    return counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
 
 
 def _reason(error: Exception) -> str:

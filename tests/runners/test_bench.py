@@ -121,7 +121,7 @@ def test_nothing_measured_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
 
 MISTAKES: Mapping[str, tuple[list[str], str]] = {
     "workload": (["workload=nope"], "workload=nope: there is no such workload; valid: crossover, llama_block"),
-    "subjects": (["subjects=nope"], "subjects=nope: there is no such subjects; valid: forms"),
+    "subjects": (["subjects=nope"], "subjects=nope: there is no such subjects; valid: against_peft"),
     "label": (["only=[lora,lorra]"], "only=lorra: there is no such subject; valid: frozen, full, lora"),
     "reference": (["subjects.relative_to=nope"], "subjects.relative_to=nope: there is no such subject"),
     "compiled label": (["compile=[nope]"], "compile=nope: there is no such subject"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from randlora.adapter import Targets
 from randlora.execution import DEFAULT_EXECUTION, Execution
 from randlora.inject import Adaptation
 from results.bench_tables import counted_units
+from runners.benchmark.layers import LayerCase
 from runners.benchmark.memory import measure_memory
 from runners.benchmark.step import TrainingStep
 from runners.benchmark.subjects import Field, Subject
@@ -197,3 +199,30 @@ def test_the_factors_are_multiplied_once_for_all_micro_batches_where_they_accumu
     assert once is not None
     product = 2 * ROWS * COLUMNS * COLUMNS
     assert each.flops - once.flops >= 3 * 2 * product  # the product and its gradient, three times
+
+
+class BrokenCase(LayerCase):
+    """A layer whose loss torch.compile has to take in two graphs."""
+
+    def loss(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        outputs = model(inputs["x"])
+        torch._dynamo.graph_break()
+        return (outputs * inputs["direction"]).sum()
+
+
+@pytest.mark.parametrize(("kind", "broken"), [(LayerCase, False), (BrokenCase, True)])
+def test_graph_breaks_are_counted(kind: type[LayerCase], broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the eager backend: what is tested is the row, not the compiler
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: compiler(function, backend="eager"))
+    case = kind(name="layer", precision="float32", layer=(ROWS, COLUMNS), tokens=TOKENS)
+    result = measured(subjects(compiled=["method=full_ft", "compile=true"]), case)
+    assert not result.left_out
+    assert result.subjects[0].graph_breaks is not None
+    assert (result.subjects[0].graph_breaks > 0) == broken
+
+
+def test_a_subject_of_which_nothing_is_compiled_has_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    result = measured(subjects(compiled=["method=full_ft", "compile=true"]))
+    assert result.left_out == {"compiled": "RuntimeError: torch.compile compiled nothing of the step"}
