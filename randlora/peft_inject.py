@@ -38,10 +38,9 @@ class PeftAdaptation(Adaptation):
         return dict(self.trained)
 
     def frozen(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield each tensor that must not change, those included that peft's layers keep outside their buffers."""
+        """Yield each tensor that must not change, those included that peft keeps outside the model's buffers."""
         yield from super().frozen()
-        for name, layer in self._layers():
-            yield from _loose_tensors(name, layer)
+        yield from self._aside()
 
     def regrown(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the frozen tensors that peft's layers have added: what is not saved and has to grow again."""
@@ -49,7 +48,7 @@ class PeftAdaptation(Adaptation):
             for key, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
                 if not key.startswith("base_layer.") and not tensor.requires_grad:
                     yield f"{name}.{key}", tensor
-            yield from _loose_tensors(name, layer)
+        yield from self._aside()
 
     def regrown_digest(self) -> str:
         """Return a digest of the frozen tensors that have to grow again."""
@@ -100,6 +99,16 @@ class PeftAdaptation(Adaptation):
     def _weights(self) -> Iterator[AdaptedWeight]:
         return iter(())  # peft's layers have no execution choices
 
+    def _aside(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield what peft keeps as plain attributes of its layers, such as lists of indices, or in its handle alone."""
+        for name, layer in self._layers():
+            yield from _loose_tensors(name, layer)
+        if self.tuner is not None:
+            inside = {id(tensor) for tensor in [*self.model.parameters(), *self.model.buffers()]}
+            for name, buffer in self.tuner.named_buffers():
+                if id(buffer) not in inside:
+                    yield f"peft:{name}", buffer
+
     def _layers(self) -> list[tuple[str, Any]]:
         return [(module_of(site), self.model.get_submodule(module_of(site))) for site in self.sites]
 
@@ -142,6 +151,8 @@ def inject_peft(
         tuner=tuner,
         trained=trained,
     )
+    for _, layer in adaptation._layers():
+        layer.train(layer.get_base_layer().training)  # peft makes its layers in train mode
     # by the layers: peft has renamed the weights
     after = fingerprint((site.name, layer.get_base_layer().weight) for site, (_, layer) in _zip(adaptation))
     if changed := [name for name in before if before[name] != after[name]]:

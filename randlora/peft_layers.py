@@ -93,7 +93,7 @@ def stand_in(modules: Mapping[str, Site], *, device: str) -> nn.Module:
                 if site.transposed
                 else nn.Linear(site.in_features, site.out_features)
             )
-        owner.add_module(last, layer)
+        owner.add_module(last, layer.float())
     if device != "meta":
         root.to_empty(device=device)
         with torch.no_grad():

@@ -29,6 +29,8 @@ REFUSED: Mapping[str, str] = {
     "TRAINABLE_TOKENS": "it trains rows of an embedding, not the weights of linear layers",
     "XLORA": "it mixes LoRA adapters that were trained before and are loaded from files",
 }
+# types that start at the base but for rounding: at an identity that is a product, or at a weight taken apart
+NEARLY_AT_BASE = frozenset({"BOFT", "DEFT", "FROD", "HRA", "OSF", "PSOFT"})
 # options that set the number of trained parameters and may be any whole number from 1; other types that have `r` use it
 SIZES: Mapping[str, str | None] = {
     "FOURIERFT": "n_frequency",
@@ -157,7 +159,9 @@ def build_config(peft_type: str, options: Mapping[str, Any], modules: Sequence[s
     pattern = "|".join(re.escape(module) for module in modules)
     try:
         return cls(**{**preset, **seeds, **options, "target_modules": pattern})
-    except (TypeError, ValueError, AttributeError, ImportError) as error:
+    except ImportError as error:
+        raise ValueError(f"{peft_type} needs a package that is not installed: {error}") from error
+    except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"peft refuses these options of {peft_type}: {error}") from error
 
 

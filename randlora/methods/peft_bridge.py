@@ -18,7 +18,7 @@ from randlora.execution import DEFAULT_EXECUTION, Execution
 from randlora.inject import owner_of
 from randlora.peft_inject import PeftAdaptation, inject_peft
 from randlora.peft_layers import own_stream, stand_in, trained_numbers
-from randlora.peft_types import build_config, check_options, check_type, size_option
+from randlora.peft_types import NEARLY_AT_BASE, build_config, check_options, check_type, size_option
 
 TRIAL = Site(name="trial.weight", out_features=256, in_features=256)  # every default of peft fits it
 
@@ -63,8 +63,11 @@ class Peft(Method):
 
     @property
     def starts_at_base(self) -> bool:
-        """Whether a 256 x 256 layer computes bit for bit the same under peft's; False if the options do not fit it."""
-        return _starts_at_base(self)
+        """Whether a 256 x 256 layer computes bit for bit the same under peft's; False if the options do not fit it.
+
+        False for types that start at the base but for rounding, which depends on the shape.
+        """
+        return self.peft_type not in NEARLY_AT_BASE and _starts_at_base(self)
 
     def count(self, targets: Targets) -> int:
         """Return the number of trained parameters, counted on stand-ins.
