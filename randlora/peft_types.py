@@ -83,7 +83,7 @@ def load_peft() -> ModuleType:
         ValueError: if it is not installed.
     """
     if importlib.util.find_spec("peft") is None:
-        raise ValueError("method=peft needs the package peft: pip install 'randlora[peft]'")
+        raise ValueError("the package peft is not installed: pip install 'randlora[peft]'")
     if importlib.util.find_spec("torchvision") is not None:
         import_torchvision()
     return importlib.import_module("peft")
@@ -155,14 +155,17 @@ def build_config(peft_type: str, options: Mapping[str, Any], modules: Sequence[s
     names = {field.name for field in dataclasses.fields(cls)}
     seeds = {name: seed_for(seed, "bases") % 2**31 for name in SEEDS if name in names}
     preset = {name: value for name, value in PRESET.items() if name in names}
-    # a pattern: peft would take a plain name for the end of longer names as well
-    pattern = "|".join(re.escape(module) for module in modules)
     try:
-        return cls(**{**preset, **seeds, **options, "target_modules": pattern})
+        return cls(**{**preset, **seeds, **options, "target_modules": target_pattern(modules)})
     except ImportError as error:
         raise ValueError(f"{peft_type} needs a package that is not installed: {error}") from error
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"peft refuses these options of {peft_type}: {error}") from error
+
+
+def target_pattern(modules: Sequence[str]) -> str:
+    """Return a pattern that these names alone match; peft takes a plain name for the end of longer names as well."""
+    return "|".join(re.escape(module) for module in modules)
 
 
 def module_of(site: Site) -> str:

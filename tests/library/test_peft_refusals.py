@@ -47,7 +47,7 @@ def test_prompt_learning_is_refused_with_why(name: str) -> None:
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_adapts_no_linear_layer_is_refused_with_why(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"'{name}' cannot be used: .{(20,)}; valid: ADAMSS, BEFT"):
+    with pytest.raises(ValueError, match=rf"'{name}' cannot be used: .{{20,}}; valid: ADAMSS, BEFT"):
         peft(name)
 
 
