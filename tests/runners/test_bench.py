@@ -57,9 +57,12 @@ def test_files_hold_every_number_and_the_terminal_the_tables(
 
 
 def test_decoder_layers_run_at_every_number_of_tokens(tmp_path: Path) -> None:
+    none = "subjects.relative_to=[full]"
     lora = 'subjects.members={full:["method=full_ft"],lora:["method=lora","method.rank=2"]}'
     for precision in ("float32", "bfloat16_autocast", "bfloat16_weights"):
-        assert run(*SMALL, *TINY_LLAMA, f"to={tmp_path}", f"workload.precision={precision}", lora, "only=lora") == 0
+        assert (
+            run(*SMALL, *TINY_LLAMA, f"to={tmp_path}", f"workload.precision={precision}", none, lora, "only=lora") == 0
+        )
         benchmark = bench_record.read(tmp_path / "llama_block.json")
         assert [case.tokens for case in benchmark.cases] == [8, 16]
         small, large = benchmark.cases
