@@ -14,6 +14,7 @@ from math import sqrt
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch._subclasses import FakeTensor
 
 from randlora.seeds import generator_for
 
@@ -55,6 +56,8 @@ def random_rows(
             f"sparsity = {sparsity}: a ternary basis needs s of 2 or more (2 is binary, 6 leaves 1/3 non-zero)"
         )
     uniform = torch.empty(rows, columns, dtype=torch.float32, device="cpu")
+    if isinstance(uniform, FakeTensor):
+        return uniform  # where shapes alone are asked for there is nothing to draw
     for row in range(rows):
         uniform[row].uniform_(generator=generator_for(seed, "basis", purpose, first + row))
     if distribution == "uniform":

@@ -37,16 +37,22 @@ class Widths:
 def runs_on_activations(site: Site, widths: Widths, *, tokens: int, training: bool) -> bool:
     """Return whether adding ``(x right^T) left^T`` takes fewer multiply-adds than forming the adapted weight.
 
-    Beyond the frozen layer, for T tokens: activation form takes ``T k (in + out)`` forward, the same backward for the
-    input's gradient, and ``T k out`` or ``T k in`` for the gradient of a trained left or right factor. Weight form
-    takes ``k in out`` forward, and backward ``T in out`` for the weight's gradient and ``k in out`` for each trained
-    factor.
-
     Args:
         site: the adapted matrix.
         widths: of its adapter.
         tokens: number of input rows of this call, *T*.
         training: whether gradients will be taken.
+    """
+    on_activations, on_weight = multiply_adds(site, widths, tokens=tokens, training=training)
+    return on_activations < on_weight
+
+
+def multiply_adds(site: Site, widths: Widths, *, tokens: int, training: bool) -> tuple[int, int]:
+    """Return the multiply-adds of an update in activation form and in weight form, beyond the frozen layer.
+
+    For T tokens, activation form takes ``T k (in + out)`` forward, the same backward for the input's gradient, and
+    ``T k out`` or ``T k in`` for the gradient of a trained left or right factor. Weight form takes ``k in out``
+    forward, and backward ``T in out`` for the weight's gradient and ``k in out`` for each trained factor.
     """
     sides = site.in_features + site.out_features
     area = site.in_features * site.out_features
@@ -56,7 +62,7 @@ def runs_on_activations(site: Site, widths: Widths, *, tokens: int, training: bo
         trained_sides = widths.left_trains * site.out_features + widths.right_trains * site.in_features
         on_activations += tokens * widths.inner * (sides + trained_sides)
         on_weight += tokens * area + (widths.left_trains + widths.right_trains) * widths.inner * area
-    return on_activations < on_weight
+    return on_activations, on_weight
 
 
 def _unseen() -> AbstractContextManager[object]:
