@@ -36,14 +36,18 @@ class Shared(nn.Module):
 
         The copy is made from the whole buffer on first use and lives as long as the buffer stays where it is.
         """
-        address = part.untyped_storage().data_ptr()
+        storage = part.untyped_storage()._cdata
         for name, buffer in self.named_buffers():
-            if buffer.untyped_storage().data_ptr() == address:
+            if buffer.untyped_storage()._cdata == storage:
                 copy = self._lowered.get((name, dtype))
                 if copy is None:
                     copy = self._lowered[name, dtype] = buffer.to(dtype)
                 return copy.as_strided(part.size(), part.stride(), part.storage_offset())
         return None
+
+    def low_copies(self) -> tuple[Tensor, ...]:
+        """Return the copies that :meth:`lowered` has made."""
+        return tuple(self._lowered.values())
 
     def compact(self) -> None:
         """Store as int8 every matrix that holds -c, 0 and c alone; slices are expanded to these values at each use."""
