@@ -22,6 +22,7 @@ VERBS = {
     "budget": "the size of every method at an equal number of parameters",
     "audit": "check the contract of a method on a backbone",
     "bench": "time and memory of a training step, subject beside subject",
+    "export": "write the adapter of a run in the files of peft",
     "publish": "copy a table's records to where they are committed",
     "pretrain": "train the embedded CLIP from nothing",
 }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -124,20 +126,28 @@ CONFIGS: dict[str, Any] = {
 }
 
 
-def theirs(name: str, folder: Path, **changes: Any) -> torch.Tensor:
-    """Let peft write an adapter and return its outputs."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+@cache
+def written(name: str) -> tuple[dict[str, bytes], torch.Tensor]:
+    """Return the two files that peft writes of an adapter, and the adapter's outputs."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
         torch.manual_seed(4)
         config = CONFIGS[name]([site.partition(".")[0] for site in LINEAR_SITES])
-        for key, value in changes.items():
-            setattr(config, key, value)
         model = peft.get_peft_model(Tiny().eval(), config).eval()
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data += (0.03 if "randlora" in name else 0.3) * torch.randn_like(parameter)
         model.save_pretrained(folder)
-        return outputs(model)
+        return {file: (Path(folder) / file).read_bytes() for file in (CONFIG, TENSORS)}, outputs(model)
+
+
+def theirs(name: str, folder: Path) -> torch.Tensor:
+    """Put an adapter that peft has written into a folder and return its outputs."""
+    files, expected = written(name)
+    folder.mkdir(exist_ok=True)
+    for file, blob in files.items():
+        (folder / file).write_bytes(blob)
+    return expected
 
 
 @pytest.mark.parametrize("name", CONFIGS)
