@@ -67,6 +67,18 @@ MANAGED = frozenset(
         "trainable_token_indices",
     }
 )
+# options that need more than a forward and a backward pass on the batch
+UNMET: Mapping[str, str] = {
+    "alora_invocation_tokens": "the token ids of each input",
+    "arrow_config": "adapters trained before",
+    "corda_config": "data for its start",
+    "eva_config": "data for its start",
+    "kasa_config": "a term of its own in the loss",
+    "loftq_config": "quantised base weights",
+    "lora_ga_config": "data for its start",
+    "monteclora_config": "a term of its own in the loss",
+    "velora_config": "data for its frozen numbers",
+}
 # seeds of frozen random tensors; grown from the run's seed unless given
 SEEDS = ("projection_prng_key", "projection_seed", "proj_seed", "random_loc_seed", "random_seed")
 # where peft's default is a progress bar, or a lookup by the name of a language model
@@ -120,6 +132,10 @@ def check_options(peft_type: str, options: Mapping[str, Any]) -> None:
                 f"options.{name} is set by the suite (backbone.targets says which weights are adapted); "
                 f"{peft_type} has: {', '.join(names)}"
             )
+        if name in UNMET:
+            raise ValueError(
+                f"options.{name} needs {UNMET[name]}, which there is not; {peft_type} has: {', '.join(names)}"
+            )
         if name not in names:
             near = difflib.get_close_matches(str(name), names, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
@@ -135,7 +151,7 @@ def check_options(peft_type: str, options: Mapping[str, Any]) -> None:
 def option_names(peft_type: str) -> list[str]:
     """Return the options of a type, in peft's order."""
     fields = dataclasses.fields(_configs()[peft_type])
-    return [field.name for field in fields if field.name not in MANAGED]
+    return [field.name for field in fields if field.name not in MANAGED and field.name not in UNMET]
 
 
 def size_option(peft_type: str) -> str | None:

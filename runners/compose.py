@@ -199,6 +199,9 @@ def _unknown_field(name: str, key: str, overrides: Sequence[str]) -> str | None:
     node: Any = hydra.compose(name, [one for one in overrides if "." not in one.partition("=")[0]])
     path = key.split(".")
     for depth, part in enumerate(path):
+        if node is None:
+            parent = ".".join(path[:depth])
+            return f"unknown key {key!r}: {parent} is null; set it as a whole, such as '{parent}={{{part}: …}}'"
         fields = [str(field) for field in node if field != "_target_"] if OmegaConf.is_dict(node) else []
         if part not in fields:
             parent = ".".join(path[:depth])

@@ -19,7 +19,7 @@ from randlora.adapter import Site, Targets
 from randlora.fitting import fit
 from randlora.methods.peft_bridge import Peft
 from randlora.peft_inject import PeftAdaptation
-from randlora.peft_types import REFUSED, load_peft, valid_types
+from randlora.peft_types import REFUSED, UNMET, load_peft, valid_types
 from randlora.sites import find_sites
 from randlora.storage import StorageError, load_adapter, save_adapter
 
@@ -72,6 +72,12 @@ def test_a_wrong_option_lists_the_valid_ones() -> None:
 )
 def test_what_the_suite_sets_is_no_option(name: str) -> None:
     with pytest.raises(ValueError, match=rf"options.{name} is set by the suite \(backbone.targets says"):
+        peft("LORA", **{name: None})
+
+
+@pytest.mark.parametrize("name", UNMET)
+def test_an_option_that_needs_more_than_a_batch_is_refused_with_what(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"options.{name} needs {UNMET[name]}, which there is not; LORA has: r, "):
         peft("LORA", **{name: None})
 
 
