@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from randlora.costs import CostModel, Features
+from randlora.costs import CostModel, Features, priced
+
+OTHER_DECIDES = 1.1  # up to so many times the other sum, a measured cost is taken to be that sum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,38 +30,36 @@ class Fit:
 def fit(
     features: Mapping[str, Features],
     measured: Mapping[str, float],
+    start: CostModel,
     *,
-    constant: float,
     fitted: Sequence[str],
-    counted: Sequence[str] = (),
 ) -> Fit:
     """Fit the prices that make the relative errors of predictions smallest in the sum of squares.
+
+    Subjects whose cost is the model's other sum say nothing about the prices; they are predicted all the same.
 
     Args:
         features: of each subject.
         measured: its cost.
-        constant: the measured cost of the frozen model.
+        start: the model but for prices and errors.
         fitted: names of the features whose prices are fitted; none is negative.
-        counted: names of the features whose price is one.
 
     Raises:
         ValueError: for fewer than three subjects, or costs that are not above zero.
     """
     if len(features) < 3:
         raise ValueError(f"a fit needs three subjects or more besides the frozen model, and has {len(features)}")
-    if min(*measured.values(), constant) <= 0:
+    if min(measured.values()) <= 0:
         raise ValueError("a cost of zero or less cannot be fitted")
-    known = {label: constant + sum(getattr(one, name) for name in counted) for label, one in features.items()}
     predicted = {}
     for label, one in features.items():
         others = {other: features[other] for other in features if other != label}
-        prices = _prices(others, measured, known, fitted)
-        predicted[label] = known[label] + sum(price * getattr(one, name) for name, price in prices.items())
+        predicted[label] = replace(start, prices=_prices(others, measured, start, fitted)).predict(one)
     errors = {label: abs(value / measured[label] - 1) for label, value in predicted.items()}
     worst = max(errors, key=lambda label: errors[label])
-    model = CostModel(
-        constant=constant,
-        prices={**dict.fromkeys(counted, 1.0), **_prices(features, measured, known, fitted)},
+    model = replace(
+        start,
+        prices=_prices(features, measured, start, fitted),
         median_error=statistics.median(errors.values()),
         worst_error=errors[worst],
         worst_subject=worst,
@@ -67,11 +67,38 @@ def fit(
     return Fit(model=model, predicted=predicted)
 
 
+def unfitted(
+    *,
+    constant: float = 0.0,
+    common: Sequence[str] = (),
+    usual: float = 0.0,
+    other: Mapping[str, float] | None = None,
+) -> CostModel:
+    """Return the model that :func:`fit` starts from; common features have a price of one."""
+    return CostModel(
+        constant=constant,
+        common=dict.fromkeys(common, 1.0),
+        usual=usual,
+        prices={},
+        other=other or {},
+        median_error=0.0,
+        worst_error=0.0,
+        worst_subject="",
+    )
+
+
 def _prices(
-    features: Mapping[str, Features], measured: Mapping[str, float], known: Mapping[str, float], fitted: Sequence[str]
+    features: Mapping[str, Features], measured: Mapping[str, float], model: CostModel, fitted: Sequence[str]
 ) -> dict[str, float]:
-    rows = [[getattr(one, name) / measured[label] for name in fitted] for label, one in features.items()]
-    target = [(measured[label] - known[label]) / measured[label] for label in features]
+    rows, target = [], []
+    for label, one in features.items():
+        common = model.constant + priced(one, model.common)
+        if measured[label] - common <= OTHER_DECIDES * priced(one, model.other):
+            continue
+        rows.append([getattr(one, name) / measured[label] for name in fitted])
+        target.append((measured[label] - common - model.usual) / measured[label])
+    if not rows:
+        raise ValueError("no subject says anything about the prices; measure smaller ones beside these")
     return dict(zip(fitted, nonnegative_least_squares(rows, target), strict=True))
 
 

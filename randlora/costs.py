@@ -141,8 +141,9 @@ UNITS: Mapping[str, str] = {
     "factor_bytes": "byte",
 }
 TIME = ("sites", "tensors", "calls", "trained", "update_operations", "weight_operations", "traffic_bytes")
-COUNTED = ("state_bytes", "shared_bytes")  # resident during the whole step: their price is one
-MEMORY = ("gradient_bytes", "input_bytes", "weight_bytes", "factor_bytes")
+RESIDENT = ("state_bytes", "shared_bytes")  # there during the whole step: their price is one
+KEPT = ("input_bytes", "weight_bytes", "factor_bytes")  # there as the backward pass begins
+UPDATING = {"gradient_bytes": 2.0}  # there while AdamW runs: the gradients, and temporary memory of the same size
 
 
 def features_of(method: Method, work: Work, execution: Execution = DEFAULT_EXECUTION) -> Features | None:
@@ -208,25 +209,37 @@ _NAMES = tuple(field.name for field in dataclasses.fields(Features))
 
 @dataclass(frozen=True, kw_only=True)
 class CostModel:
-    """How one cost follows from features.
+    """How one cost follows from features: the larger of two sums, on top of what both have in common.
 
     Attributes:
-        constant: the cost of the frozen model, measured.
-        prices: of each feature, in the unit of the cost per unit of the feature.
+        constant: part of every cost, measured on the frozen model.
+        common: prices of the features that both sums have in common, in the unit of the cost per unit of the feature.
+        usual: measured on the frozen model, for the sum with ``prices``.
+        prices: of the features in the usual sum; fitted.
+        other: prices of the features in the other sum, which decides where it is larger.
         median_error: median of how far predictions of subjects left out of the fit were off, as a share.
         worst_error: the largest.
         worst_subject: whose it was.
     """
 
     constant: float
+    common: Mapping[str, float]
+    usual: float
     prices: Mapping[str, float]
+    other: Mapping[str, float]
     median_error: float
     worst_error: float
     worst_subject: str
 
     def predict(self, features: Features) -> float:
         """Return the cost."""
-        return self.constant + sum(price * getattr(features, name) for name, price in self.prices.items())
+        common = self.constant + priced(features, self.common)
+        return common + max(self.usual + priced(features, self.prices), priced(features, self.other))
+
+
+def priced(features: Features, prices: Mapping[str, float]) -> float:
+    """Return the sum of features at their prices."""
+    return sum(price * getattr(features, name) for name, price in prices.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,8 +271,8 @@ class Costs:
     @property
     def words(self) -> str:
         """What was measured, in words."""
-        environment = self.environment
-        return f"{self.title}, {self.case}, {self.work.precision}, {environment['device']}, {environment['threads']} threads"
+        where = f"{self.environment['device']}, {self.environment['threads']} threads"
+        return f"{self.title}, {self.case}, {self.work.precision}, {where}"
 
     def to_json(self) -> str:
         """Return the content of the file."""
@@ -288,7 +301,8 @@ def read_costs(path: str | Path) -> Costs:
         groups = tuple(SiteGroup(**group) for group in work.pop("groups"))
         seconds, bytes = (CostModel(**body.pop(name)) for name in ("seconds", "bytes"))
         subjects = tuple(body.pop("subjects"))
-        unknown = {name for model in (seconds, bytes) for name in model.prices} - set(_NAMES)
+        used = {name for model in (seconds, bytes) for name in (*model.common, *model.prices, *model.other)}
+        unknown = used - set(_NAMES)
         if unknown:
             raise KeyError(f"no feature is called {', '.join(sorted(unknown))}")
         return Costs(**body, seconds=seconds, bytes=bytes, subjects=subjects, work=Work(groups=groups, **work))

@@ -27,20 +27,20 @@ def draw(benchmark: Benchmark, folder: Path) -> tuple[Path, ...]:
     whole = [case for case in benchmark.cases if case.layer is None and case.subjects]
     if whole:
         figure = _bars(benchmark, whole)
-        written.append(_save(figure, folder / f"{benchmark.name}.png"))
+        written.append(save(figure, folder / f"{benchmark.name}.png"))
     found = crossings(benchmark)
     if found:
-        written.append(
-            _save(_curves(benchmark, found), folder / f"{benchmark.name}{'_crossover' if whole else ''}.png")
-        )
+        written.append(save(_curves(benchmark, found), folder / f"{benchmark.name}{'_crossover' if whole else ''}.png"))
     return tuple(written)
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save(figure: Any, path: Path) -> Path:
+    """Write a figure, wholly or not at all, and return its path."""
     return write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """Return a figure of a size in inches that needs no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -51,7 +51,7 @@ def _figure(width: float, height: float) -> Any:
 
 def _bars(benchmark: Benchmark, cases: Sequence[CaseResult]) -> Any:
     rows = max(len(case.subjects) for case in cases)
-    figure = _figure(8.0, len(cases) * (0.42 * rows + 0.9) + 0.6)
+    figure = new_figure(8.0, len(cases) * (0.42 * rows + 0.9) + 0.6)
     for axes, case in zip(figure.subplots(len(cases), 1, squeeze=False)[:, 0], cases, strict=True):
         _draw_bars(axes, benchmark, case)
         axes.set_title(case.name if len(cases) > 1 else "", fontsize=10)
@@ -93,7 +93,7 @@ def _curves(benchmark: Benchmark, found: Sequence[Crossing]) -> Any:
     layers = list(dict.fromkeys(one.case.layer for one in found))
     across = min(2, len(layers))
     down = math.ceil(len(layers) / across)
-    figure = _figure(5.0 * across, 3.6 * down + 0.8)
+    figure = new_figure(5.0 * across, 3.6 * down + 0.8)
     panels = [axes for line in figure.subplots(down, across, squeeze=False, sharey=True) for axes in line]
     for axes, layer in zip(panels, layers, strict=False):
         own = sorted((one for one in found if one.case.layer == layer), key=lambda one: one.case.tokens or 0)

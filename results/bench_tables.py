@@ -57,7 +57,7 @@ def times_table(benchmark: Benchmark, case: CaseResult) -> str:
         if benchmark.memory_relative_to:
             line += ["" if reference is None else f"{one.memory.peak_bytes / reference.memory.peak_bytes:.3f}"]
         lines.append(line)
-    return _grid(header, lines)
+    return grid(header, lines)
 
 
 def memory_table(benchmark: Benchmark, case: CaseResult) -> str:
@@ -74,7 +74,7 @@ def memory_table(benchmark: Benchmark, case: CaseResult) -> str:
         if named:
             line += ["" if reference is None else f"{m.sum_bytes / reference.memory.sum_bytes:.3f}"]
         lines.append(line)
-    return _grid(header, lines)
+    return grid(header, lines)
 
 
 def arithmetic_table(benchmark: Benchmark, case: CaseResult) -> str:
@@ -94,7 +94,7 @@ def arithmetic_table(benchmark: Benchmark, case: CaseResult) -> str:
         elif named:
             line += ["", "", ""]
         lines.append(line)
-    return _grid(header, lines)
+    return grid(header, lines)
 
 
 def counted_units(case: CaseResult, subject: SubjectResult) -> float | None:
@@ -162,7 +162,7 @@ def _crossover(benchmark: Benchmark) -> str:
     worst = largest_cost(found)
     assert worst is not None
     cost = f"auto is slowest at {worst.case.name}: {worst.cost.median:.2f} of the better form"
-    return _grid(header, lines) + "\n\n" + "\n".join(f"- {line}" for line in (*switches(found), cost))
+    return grid(header, lines) + "\n\n" + "\n".join(f"- {line}" for line in (*switches(found), cost))
 
 
 def _where(benchmark: Benchmark) -> str:
@@ -199,7 +199,8 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table, its first column to the left; nothing where there are no lines."""
     from tabulate import tabulate
 
     if not lines:

@@ -11,6 +11,7 @@ Examples:
   randlora bench only=[lora,randlora] rounds=5 compile=true
   randlora bench '+subjects.members.mine=["method=lora","method.rank=8"]' only=mine
   randlora bench workload=vit_b32_vision workload.precision=bfloat16_autocast workload.batch=128 device=cuda
+  randlora bench subjects=sizes fit=true seconds=300          # and fit what `randlora budget costs=` predicts with
 """
 
 from __future__ import annotations
@@ -55,12 +56,16 @@ def main(config: DictConfig) -> int:
     compiled = config.compile if isinstance(config.compile, bool) else _listed(config.compile) or ()
     field = read_field(config.subjects, only=only, compiled=compiled)
     device = _device(config)
+    if config.fit and len(workload.cases()) != 1:
+        raise ConfigError(f"fit=true fits one batch, and this workload has {len(workload.cases())} cases; name one")
     benchmark = _measure(config, workload, field, device)
     print(markdown(benchmark))
     folders = [Path(str(config.to)).expanduser() if config.to is not None else RESULTS / benchmark.name]
     folders += [PUBLISHED / benchmark.name] if config.publish else []
     for folder in folders:
         print("\n".join(str(path) for path in write_all(benchmark, folder)))
+    if config.fit:
+        _fit(config, benchmark, workload, field, device, folders)
     if config.publish:
         _refresh_page()
     if not all(case.subjects for case in benchmark.cases):
@@ -113,6 +118,31 @@ def _measure(config: DictConfig, workload: Workload, field: Field, device: torch
     )
 
 
+def _fit(
+    config: DictConfig,
+    benchmark: Benchmark,
+    workload: Workload,
+    field: Field,
+    device: torch.device,
+    folders: Sequence[Path],
+) -> None:
+    """Fit the costs, print their check, and write `costs.json`, `costs.md` and `costs.png` beside the benchmark."""
+    from results.bench_fit import draw_fit, fit_table
+    from results.files import write_text
+    from runners.benchmark.costing import fit_costs
+
+    try:
+        found = fit_costs(benchmark, workload.cases()[0], field, device=device, seed=config.seed)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    table = fit_table(found.checked, where=found.costs.words)
+    print(f"\n{table}")
+    for folder in folders:
+        print(write_text(folder / "costs.json", found.costs.to_json()))
+        print(write_text(folder / "costs.md", table))
+        print(draw_fit(found.checked, folder / "costs.png", title=benchmark.title))
+
+
 def _check(config: DictConfig) -> None:
     check_seed(config)
     for name in ("warmup", "rounds"):
@@ -126,8 +156,9 @@ def _check(config: DictConfig) -> None:
         raise ConfigError(f"device={config.device}: valid: auto, cpu, cuda")
     if config.name is not None and not re.fullmatch(r"[A-Za-z0-9_.-]+", str(config.name)):
         raise ConfigError(f"name={config.name}: valid: letters, digits, dots, dashes and underscores, or null")
-    if not isinstance(config.publish, bool):
-        raise ConfigError(f"publish={config.publish}: valid: true or false")
+    for name in ("publish", "fit"):
+        if not isinstance(config[name], bool):
+            raise ConfigError(f"{name}={config[name]}: valid: true or false")
 
 
 def _listed(value: Any) -> list[str] | None:
