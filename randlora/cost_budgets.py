@@ -14,8 +14,8 @@ from randlora.checks import check_positive, check_text
 from randlora.costs import CostModel, Costs, CostsError, Features, features_of, read_costs
 from randlora.fitting import Solution
 
-EXHAUSTIVE = 128  # sizes of which each is looked at
-LEVEL = 24  # sizes looked at at once where there are more
+EXHAUSTIVE = 32  # sizes of which each is looked at
+LEVEL = 12  # sizes looked at at once where there are more
 
 
 class CostBudgetError(ValueError):
@@ -154,7 +154,7 @@ class StepTimeBudget(CostBudget):
 
     def words(self, cost: float) -> str:
         """Return a time in words."""
-        return f"{cost:.3g} s"
+        return f"{1e3 * cost:,.1f} ms"
 
 
 @dataclass(frozen=True, kw_only=True)

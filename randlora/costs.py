@@ -304,9 +304,11 @@ def read_costs(path: str | Path) -> Costs:
         used = {name for model in (seconds, bytes) for name in (*model.common, *model.prices, *model.other)}
         unknown = used - set(_NAMES)
         if unknown:
-            raise KeyError(f"no feature is called {', '.join(sorted(unknown))}")
+            raise ValueError(f"no feature is called {', '.join(sorted(unknown))}")
         return Costs(**body, seconds=seconds, bytes=bytes, subjects=subjects, work=Work(groups=groups, **work))
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise CostsError(f"{path} is no costs file: it lacks {error}; {how}") from error
+    except (TypeError, ValueError) as error:
         raise CostsError(f"cannot read {path} as a costs file: {error}; {how}") from error
 
 

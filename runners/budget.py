@@ -1,13 +1,16 @@
 """randlora budget: the size every method needs to come to the same budget on a backbone.
 
 The budget is a number of trainable parameters, a share of the model in %, the size of the saved file, or what another
-method trains. Needs neither weights nor a GPU.
+method trains; with a costs file of `randlora bench fit=true` also a predicted step time or peak memory. Needs neither
+weights nor a GPU.
 
 Examples:
   randlora budget backbone=micro_clip match=lora rank=4
   randlora budget backbone=clip_vit_b32 parameters=1e6 format=csv
   randlora budget backbone=llama3_8b percent=0.7 methods=[lora,vera,randlora_llm]
   randlora budget backbone=qwen2_0_5b bytes=4MB
+  randlora budget costs=results/bench/micro/costs.json step_s=0.2
+  randlora budget costs=results/bench/micro/costs.json match=lora rank=4 by=memory
 """
 
 from __future__ import annotations
@@ -20,42 +23,49 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
+from runners.budget_costs import check_costs, cost_budget, cost_notes, cost_row, cost_shown, cost_text
 from runners.compose import CONF, ConfigError, instantiate, plain
 from runners.formats import FORMATS, check_format, rows_text, size_text
 
 if TYPE_CHECKING:
     from randlora.adapter import Method, Targets
     from randlora.budgets import SizedBudget
+    from randlora.cost_budgets import CostBudget
 
 CONFIG = "budget"
 WIDE = 40  # characters of a note that the table has room for
-ASKED = ("parameters", "percent", "bytes", "match")
+ASKED = ("parameters", "percent", "bytes", "step_s", "memory", "match")
 
 
 def main(config: DictConfig) -> int:
     """Print the table; return 0."""
+    from randlora.budgets import MatchMethod
     from runners.plan import skeleton_targets
 
     check_format(config.format, FORMATS)
     asked = _asked(config)
+    by_cost = check_costs(config, asked)
     names = _names(config)
-    budget = None if asked == "match" else _stated(config, asked)
-    methods = _methods(names if budget else {*names, config.match})
+    budget = None if asked == "match" or by_cost else _stated(config, asked)
+    methods = _methods({*names, config.match} if asked == "match" else names)
     shown = _trained(config, names, methods)
     backbone = instantiate(config)["backbone"]
     try:
         targets = skeleton_targets(backbone)
-        budget = budget or _as_method(config, methods[config.match], targets)
+        reference = _reference(config, methods[config.match], targets) if asked == "match" else None
+        if by_cost:
+            return _by_cost(config, cost_budget(config, asked, backbone, targets, reference), targets, shown, methods)
+        if reference is not None:
+            budget = MatchMethod(reference=reference, allow_over=False)
+        assert budget is not None
         rows = [{"method": name, **_row(methods[name], targets, budget)} for name in shown]
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if config.format != "text":
         print(rows_text(rows, config.format))
         return 0
-    print(rows_text([_shown(row) for row in rows], "text"))
-    for row in rows:
-        if _is_long(row["note"]):
-            print(f"\n{row['method']}: {row['note']}")
+    print(rows_text([_short(_shown(row)) for row in rows], "text"))
+    _print_long_notes(rows)
     total = sum(targets.parameters.values())
     words = _text(config, asked, budget, targets)
     print(f"\n{backbone.name}: {len(targets.sites)} sites, {total:,} parameters; budget {words}")
@@ -80,7 +90,7 @@ def _asked(config: DictConfig) -> str:
 
 
 def _targets_text() -> str:
-    return "valid: parameters=1e6, percent=0.7, bytes=4MB, or match=METHOD rank=32"
+    return "valid: parameters=1e6, percent=0.7, bytes=4MB, step_s=0.2, memory=500MB, or match=METHOD rank=32"
 
 
 def _names(config: DictConfig) -> Sequence[str]:
@@ -130,13 +140,12 @@ def _stated(config: DictConfig, asked: str) -> SizedBudget:
         raise ConfigError(str(error)) from error
 
 
-def _as_method(config: DictConfig, reference: Method, targets: Targets) -> SizedBudget:
-    """Return the budget of what a method trains.
+def _reference(config: DictConfig, reference: Method, targets: Targets) -> Method:
+    """Return the method to match, at its rank.
 
     Raises:
         ConfigError: if it trains nothing, or its rank does not fit.
     """
-    from randlora.budgets import MatchMethod
     from runners.plan import check_sites
 
     if not reference.trains_backbone:
@@ -147,7 +156,33 @@ def _as_method(config: DictConfig, reference: Method, targets: Targets) -> Sized
         check_sites(reference, targets)
     except ValueError as error:
         raise ConfigError(f"match={config.match} rank={config.rank}: {error}") from error
-    return MatchMethod(reference=reference, allow_over=False)
+    return reference
+
+
+def _by_cost(
+    config: DictConfig, budget: CostBudget, targets: Targets, shown: Sequence[str], methods: Mapping[str, Method]
+) -> int:
+    """Print the table of a budget of predicted cost; return 0."""
+    rows = [{"method": name, **cost_row(methods[name], targets, budget)} for name in shown]
+    if config.format != "text":
+        print(rows_text(rows, config.format))
+        return 0
+    print(rows_text([_short(cost_shown(row, budget)) for row in rows], "text"))
+    _print_long_notes(rows)
+    as_method = f", as {config.match}" if config.by is not None else ""
+    print(f"\n{config.backbone.name}: {len(targets.sites)} sites; budget {cost_text(budget, targets)}{as_method}")
+    print(cost_notes(budget))
+    return 0
+
+
+def _print_long_notes(rows: Sequence[Mapping[str, Any]]) -> None:
+    for row in rows:
+        if _is_long(row["note"]):
+            print(f"\n{row['method']}: {row['note']}")
+
+
+def _short(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**row, "note": "does not fit, see below" if _is_long(row["note"]) else row["note"]}
 
 
 def _text(config: DictConfig, asked: str, budget: SizedBudget, targets: Targets) -> str:
@@ -214,7 +249,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
         "error": _signed(row["error"]) if reached else None,
         "of model": f"{row['percent']:.3g} %" if reached else None,
         "saved": size_text(row["saved_bytes"]) if reached else None,
-        "note": "does not fit, see below" if _is_long(row["note"]) else row["note"],
+        "note": row["note"],
     }
 
 
