@@ -14,7 +14,7 @@ import pytest
 import torch
 from configs import ADAPTER_METHODS, METHODS
 from safetensors.torch import load_file, save
-from tiny_models import Tiny, adapt, perturb, targets_of
+from tiny_models import Tiny, adapt, fitted, perturb, targets_of
 from torch import nn
 
 from randlora.adapter import Targets
@@ -234,7 +234,7 @@ def test_an_adapter_of_a_tied_weight_is_saved_and_loaded(tmp_path: Path) -> None
 def test_the_description_of_a_real_model_stays_small(
     name: str, micro: OpenClip, micro_model: nn.Module, tmp_path: Path
 ) -> None:
-    method = ADAPTER_METHODS[name].resized(8)
+    method = fitted(ADAPTER_METHODS[name], 8)
     adaptation = method.apply(micro_model, micro.targets_of(micro_model), seed=1)
     size = save_adapter(tmp_path / "adapter.safetensors", adaptation)
     assert 4 * adaptation.n_trainable() < size < 4 * adaptation.n_trainable() + 4096
