@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from randlora.adapted_weight import AdaptedWeight
 from randlora.adapter import Method, Site
 from randlora.inject import Adaptation, fingerprint, freeze, owner_of
-from randlora.peft_layers import ADAPTER, make_tuner, own_stream, trained_numbers
+from randlora.peft_layers import ADAPTER, REFUSALS, make_tuner, own_stream, trained_numbers
 from randlora.peft_types import build_config, module_of
 from randlora.seeds import seed_for
 
@@ -87,13 +87,13 @@ class PeftAdaptation(Adaptation):
                 base.train(training)
                 for key, parameter in list(base.named_parameters(recurse=False)):
                     setattr(base, key, nn.Parameter(parameter.detach().contiguous(), requires_grad=False))
-                self._put(name, base)
+                _put(self.model, name, base)
         return self._finish()
 
     def remove(self) -> nn.Module:
         """Take peft's layers out, leave the base weights as they were, and return the model; it stays frozen."""
         for name, layer in self._layers():
-            self._put(name, layer.get_base_layer())
+            _put(self.model, name, layer.get_base_layer())
         return self._finish()
 
     def _weights(self) -> Iterator[AdaptedWeight]:
@@ -111,10 +111,6 @@ class PeftAdaptation(Adaptation):
 
     def _layers(self) -> list[tuple[str, Any]]:
         return [(module_of(site), self.model.get_submodule(module_of(site))) for site in self.sites]
-
-    def _put(self, name: str, module: nn.Module) -> None:
-        parent, _, child = name.rpartition(".")
-        setattr(self.model.get_submodule(parent), child, module)
 
     def _finish(self) -> nn.Module:
         del self.model.peft_config
@@ -137,9 +133,15 @@ def inject_peft(
     before = fingerprint(_weights(model, sites))
     freeze(model)
     devices = {owner_of(model, site.name)[0].get_parameter("weight").device for site in sites}
-    with own_stream(seed_for(seed, "start"), devices):
-        tuner = make_tuner(model, config)
-        tuner._cast_adapter_dtype(ADAPTER)  # as peft does: adapters of half-precision models train in float32
+    modules = {module_of(site): model.get_submodule(module_of(site)) for site in sites}
+    try:
+        with own_stream(seed_for(seed, "start"), devices):
+            tuner = make_tuner(model, config)
+            tuner._cast_adapter_dtype(ADAPTER)  # as peft does: adapters of half-precision models train in float32
+    except REFUSALS as error:
+        for name, module in modules.items():
+            _put(model, name, module)
+        raise ValueError(f"peft's {peft_type} cannot adapt this model: {error}") from error
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     adaptation = PeftAdaptation(
         model=model,
@@ -178,6 +180,11 @@ def _check(model: nn.Module, sites: Sequence[Site]) -> None:
 
 def _weights(model: nn.Module, sites: Sequence[Site]) -> Iterator[tuple[str, Tensor]]:
     return ((site.name, model.get_parameter(site.name)) for site in sites)
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
 
 
 def _zip(adaptation: PeftAdaptation) -> Iterator[tuple[Site, tuple[str, Any]]]:

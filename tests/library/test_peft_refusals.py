@@ -152,6 +152,14 @@ def test_a_model_that_cannot_be_adapted_is_named() -> None:
         peft("LORA").apply(whole, Targets(sites=find_sites(whole, ["0.weight"])), seed=1)
 
 
+def test_a_model_that_peft_refuses_midway_is_given_back() -> None:
+    model = Tiny().double()
+    with pytest.raises(ValueError, match=r"peft's PSOFT cannot adapt this model: PSOFT init requires float32"):
+        peft("PSOFT", r=4).apply(model, targets(model), seed=1)
+    assert {type(module) for module in model.modules()} == {type(module) for module in Tiny().modules()}
+    assert peft("LORA").apply(model, targets(model), seed=1).n_trainable() > 0
+
+
 def test_a_name_that_ends_like_another_is_adapted_alone() -> None:
     model = nn.ModuleDict({"up": nn.Linear(4, 6), "block": nn.ModuleDict({"up": nn.Linear(4, 6)})})
     sites = tuple(site for site in find_sites(model, ["up.weight"]) if site.name == "up.weight")
