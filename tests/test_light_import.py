@@ -32,6 +32,7 @@ HEAVY = [
 SCRIPT = f"""
 import importlib, json, pkgutil, sys
 import torch
+top = lambda name: name.partition(".")[0]
 before = set(sys.modules)
 import randlora
 for module in pkgutil.walk_packages(randlora.__path__, "randlora."):
@@ -40,7 +41,7 @@ for module in pkgutil.walk_packages(randlora.__path__, "randlora."):
 after = set(sys.modules)
 print(json.dumps({{
     "heavy": sorted(set({HEAVY!r}) & after),
-    "new": sorted({{name.partition(".")[0] for name in after - before}} - set(sys.stdlib_module_names)),
+    "new": sorted({{top(name) for name in after}} - {{top(name) for name in before}} - set(sys.stdlib_module_names)),
     "library": sorted(name for name in after if name.startswith("randlora.")),
 }}))
 """

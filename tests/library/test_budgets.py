@@ -185,6 +185,8 @@ def test_the_budget_configs_solve_on_the_embedded_backbone(targets_of_backbone: 
     solved: dict[str, Method] = {}
     for name in names("budget"):
         config = load("budget", name)
+        if "costs" in config:  # needs a benchmark of the machine; tests/runners/test_cost_budgets.py has one
+            continue
         missing = {key: {"percent": 3, "bytes": "400kB"}.get(key, 30_000) for key in OmegaConf.missing_keys(config)}
         budget = hydra.utils.instantiate(config, **missing, _convert_="all")
         solution = budget.solve(METHODS["randlora"], targets)
