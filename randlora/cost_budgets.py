@@ -35,12 +35,13 @@ class CostBudget(SizedBudget):
     """The largest method whose predicted cost is within the budget.
 
     Predictions hold for the machine, model, batch and precision of the costs file, and for adapters that run as
-    :data:`randlora.execution.DEFAULT_EXECUTION`. The note of a solution states the prediction and how far predictions
+    :data:`randlora.execution.DEFAULT_EXECUTION`. Up to 32 sizes are all looked at; of more, a few at equal ratios, then
+    those between the neighbours of the best. The note of a solution states the prediction and how far predictions
     of the file were off.
 
     Attributes:
         costs: path of a file of ``randlora bench fit=true``, absolute or from the working directory.
-        allow_over: take the size of the nearest cost even if it is above the budget.
+        allow_over: take the size of the nearest cost among those looked at, even if it is above the budget.
     """
 
     unit: ClassVar[str]

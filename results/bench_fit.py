@@ -74,7 +74,7 @@ def _scatter(axes: Any, points: Sequence[tuple[str, float, float | None]], unit:
     known = [(label, measured, predicted) for label, measured, predicted in points if predicted is not None]
     values = [value for _, *both in known for value in both]
     low, high = min(values), max(values)
-    margin = 0.08 * (high - low) or 0.1 * high
+    margin = 0.2 * (high - low) or 0.1 * high
     limits = (low - margin, high + margin)
     axes.plot(limits, limits, color="#888888", linewidth=0.9, linestyle=":")
     axes.scatter([one[1] for one in known], [one[2] for one in known], s=16, color=_POINT, zorder=3)
@@ -88,24 +88,32 @@ def _scatter(axes: Any, points: Sequence[tuple[str, float, float | None]], unit:
 
 
 def _label(axes: Any, points: Sequence[tuple[str, float, float]], *, span: float) -> None:
-    """Put labels on both sides of the line, each side's from below with room between them."""
-    ordered = sorted(points, key=lambda point: point[1])
-    gap = span / 19
-    for side in (0, 1):
-        lowest = -float("inf")
-        for label, x, y in ordered[side::2]:
-            height = max(y + (0.5 - side) * gap, lowest + gap)
-            lowest = height
-            place = x + (0.06 if side else -0.06) * span
+    """Name the points above the line on their left and those below it on their right, with room between the names."""
+    # a name that moves up or down also moves away from the line, near which the other points lie
+    for side, sign, outer in (("right", -1, min), ("left", 1, max)):
+        own = sorted((one for one in points if (one[2] >= one[1]) == (sign < 0)), key=lambda one: one[2])
+        heights = _spread([y for _, _, y in own], gap=span / 17)
+        for (label, x, y), height in zip(own, heights, strict=True):
             axes.annotate(
                 label,
                 (x, y),
-                (place, height),
+                (outer(x, height) + sign * 0.07 * span, height),
                 fontsize=6.5,
                 va="center",
-                ha="left" if side else "right",
+                ha=side,
                 arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2},
             )
+
+
+def _spread(heights: Sequence[float], *, gap: float) -> list[float]:
+    """Return increasing heights moved as little as it takes to lie a gap apart (in the sum of squares)."""
+    pools: list[list[float]] = []  # neighbours that touch move together, to the mean of what each would like
+    for index, height in enumerate(heights):
+        pools.append([height - index * gap])
+        while len(pools) > 1 and statistics.fmean(pools[-2]) > statistics.fmean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    level = [statistics.fmean(pool) for pool in pools for _ in pool]
+    return [base + index * gap for index, base in enumerate(level)]
 
 
 def _scaled(value: float | None, factor: float) -> float | None:
