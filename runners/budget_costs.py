@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -129,7 +130,7 @@ def _of(config: DictConfig, kind: type[CostBudget], goal: Any) -> CostBudget:
     if kind is StepTimeBudget:
         return StepTimeBudget(costs=str(config.costs), seconds=goal, allow_over=False)
     return MemoryBudget(
-        costs=str(config.costs), bytes=round(goal) if isinstance(goal, float) else goal, allow_over=False
+        costs=str(config.costs), bytes=ceil(goal) if isinstance(goal, float) else goal, allow_over=False
     )
 
 
