@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from randlora.adapter import Adapter, Site, TwoFactorAdapter, TwoFactorMethod
+from randlora.adapter import Site, TwoFactorAdapter, TwoFactorMethod
+from randlora.contraction import Widths, multiply_adds
 from randlora.inject import Adaptation
 from runners.benchmark.cases import Case
 from runners.benchmark.step import TrainingStep, reader_of
@@ -78,20 +79,12 @@ def _site_floor(site: Site, rows: int, adaptation: Adaptation, *, rebuilt: bool)
         return FULL if site.name in adaptation.scope else None
     if not isinstance(adapter, TwoFactorAdapter):
         return None
-    left, right = _trained_factors(adapter)
-    sides, area = site.out_features + site.in_features, site.out_features * site.in_features
-    gradients = int(left) * site.out_features + int(right) * site.in_features
-    inner = adapter.factors()[0].shape[1]
-    # 2 per multiply-add: the product and its gradients once per step, or x right^T, left and both gradients per row
-    weight = FULL + 2 * inner * (1 + int(rebuilt) + int(left) + int(right)) / rows
-    activation = FROZEN + 2 * inner * (2 * sides + gradients) / area
+    widths, area = Widths.of(adapter), site.out_features * site.in_features
+    on_activations, on_weight = multiply_adds(site, widths, tokens=rows, training=True)
+    # 2 per multiply-add; forming the weight once more where it is rebuilt
+    weight = FROZEN + 2 * (on_weight + int(rebuilt) * widths.inner * area) / (rows * area)
+    activation = FROZEN + 2 * on_activations / (rows * area)
     form = adaptation.method.contraction if isinstance(adaptation.method, TwoFactorMethod) else "weight"
     if form == "weight" or not site.linear:
         return weight
     return activation if form == "activation" else min(weight, activation)
-
-
-def _trained_factors(adapter: Adapter) -> tuple[bool, bool]:
-    assert isinstance(adapter, TwoFactorAdapter)
-    left, right = adapter.factors()
-    return left.requires_grad, right.requires_grad
