@@ -81,7 +81,7 @@ MISTAKES = {
     ),
     "no budget": (
         "budget match=null",
-        "no target; valid: parameters=1e6, percent=0.7, bytes=4MB, or match=METHOD rank",
+        "no target; valid: parameters=1e6, percent=0.7, bytes=4MB, step_s=0.2, memory=500MB, or match=METHOD rank=32",
     ),
     "two budgets": ("budget percent=1 bytes=4MB", "percent= and bytes=: give one target; valid: parameters=1e6"),
     "a budget beside a match": ("budget match=lora parameters=5", "parameters= and match=: give one target"),
