@@ -229,6 +229,10 @@ def test_a_page_is_filled_between_its_comments(tmp_path: Path) -> None:
     assert fill(filled, tmp_path) == filled
     assert named(page) == ("one",)
     assert "Not measured yet." in fill(page.replace("bench: one", "bench: two"), tmp_path)
+    (tmp_path / "one" / "costs.md").write_text("| costs |\n", encoding="utf-8")
+    predictions = "<!-- costs: one -->\n\n| costs |\n\n<!-- end of costs -->\n"
+    assert fill(filled + "<!-- costs: one -->\n<!-- end of costs -->\n", tmp_path) == filled + predictions
+    assert named(filled + predictions) == ("one", "one")
 
 
 PUBLISHED_NAMES = sorted(path.name for path in PUBLISHED.iterdir() if path.is_dir())
