@@ -138,7 +138,11 @@ class Method(ABC):
 
     trains_backbone: ClassVar[bool] = True
     adds_parameters: ClassVar[bool] = False  # whether what is trained comes on top of the model's own parameters
-    size_field: ClassVar[str | None] = None  # the field that sets the number of trainable parameters, if there is one
+
+    @property
+    def size_field(self) -> str | None:
+        """The field that sets the number of trainable parameters, None where no field does."""
+        return None
 
     @property
     def starts_at_base(self) -> bool:
@@ -160,9 +164,10 @@ class Method(ABC):
 
     def resized(self, size: int) -> Self:
         """Return the method with its size field replaced."""
-        if self.size_field is None:
+        field_name = self.size_field
+        if field_name is None:
             raise ValueError(f"{type(self).__name__} has no size to set")
-        return dataclasses.replace(self, **{self.size_field: size})
+        return dataclasses.replace(self, **{field_name: size})
 
     def largest_size(self, targets: Targets) -> int:
         """Return the largest value of the size field that makes sense on the targets."""
@@ -231,11 +236,15 @@ class TwoFactorMethod(AdapterMethod):
             ``auto`` picks per call the one with fewer multiply-adds.
     """
 
-    size_field: ClassVar[str | None] = "rank"
     contraction: Contraction
 
     def __post_init__(self) -> None:
         check_choice(self, "contraction", CONTRACTIONS)
+
+    @property
+    def size_field(self) -> str:
+        """``rank``, unless a method names another."""
+        return "rank"
 
     def largest_size(self, targets: Targets) -> int:
         """Return the smallest short side among the sites: no larger rank fits everywhere."""

@@ -5,19 +5,16 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from randlora.adapter import Adapter, AdapterMethod, Shared, Site, TwoFactorAdapter, UpdateAdapter
+from randlora.adapted_weight import AdaptedWeight
+from randlora.adapter import Adapter, AdapterMethod, Contraction, Shared, Site, TwoFactorAdapter, UpdateAdapter
 from randlora.audit.findings import Finding
 from randlora.audit.memory import fits
 from randlora.audit.subject import Fingerprint, Subject, difference, plain_name, representatives
 from randlora.inject import Adaptation, fingerprint, owner_of
-
-if TYPE_CHECKING:
-    from randlora.adapted_weight import AdaptedWeight
 
 TOKENS = 64  # input rows on which the two forms are compared
 NUDGE = 1e-5  # step of a finite difference; central, so that the error is of the order of its square
@@ -78,16 +75,11 @@ def forms_agree(subject: Subject, adaptation: Adaptation) -> Finding:
     subject.model.eval()
     for site in representatives(tuple(both)):
         owner, tensor = owner_of(adaptation.model, site.name)
-        weight: AdaptedWeight = owner.get_submodule(f"parametrizations.{tensor}.0")  # type: ignore[assignment]
+        weight = owner.get_submodule(f"parametrizations.{tensor}.0")
+        assert isinstance(weight, AdaptedWeight)
         x = torch.randn(TOKENS, site.in_features, generator=torch.Generator().manual_seed(subject.seed))
         x = x.to(subject.parameters[site.name])
-        kept = weight.contraction
-        with torch.no_grad():
-            weight.contraction = "weight"
-            expected = owner(x)
-            weight.contraction = "activation"
-            gap = difference(owner(x), expected)
-        weight.contraction = kept
+        gap = difference(_in_form("activation", weight, owner, x), _in_form("weight", weight, owner, x))
         if gap > subject.tolerance:
             detail = f"site '{site.name}': the forms differ by {gap:.1e}, allowed {subject.tolerance:.0e}"
             return Finding(name=name, passed=False, detail=detail)
@@ -95,6 +87,15 @@ def forms_agree(subject: Subject, adaptation: Adaptation) -> Finding:
     shapes = _sites(len(representatives(tuple(both))))
     detail = f"outputs of {shapes} differ by {worst:.1e}, allowed {subject.tolerance:.0e}"
     return Finding(name=name, passed=True, detail=detail)
+
+
+@torch.no_grad()
+def _in_form(form: Contraction, weight: AdaptedWeight, layer: nn.Module, x: Tensor) -> Tensor:
+    kept, weight.contraction = weight.contraction, form
+    try:
+        return layer(x)
+    finally:
+        weight.contraction = kept
 
 
 def gradients_exact(subject: Subject, adaptation: Adaptation) -> Finding:

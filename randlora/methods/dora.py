@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +63,6 @@ class DoRA(AdapterMethod):
             DoRA paper proposes (section 4.3) and its implementations do.
     """
 
-    size_field: ClassVar[str | None] = "rank"
     rank: int
     alpha: float
     scale_rule: ScaleRule
@@ -75,6 +73,11 @@ class DoRA(AdapterMethod):
         check_positive(self, "alpha")
         check_choice(self, "scale_rule", SCALE_RULES)
         check_flag(self, "norm_gradient")
+
+    @property
+    def size_field(self) -> str:
+        """``rank``."""
+        return "rank"
 
     @property
     def exact_gradient(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +135,6 @@ class NoLA(TwoFactorMethod):
         distribution: of the frozen bases, which all sites share.
     """
 
-    size_field: ClassVar[str | None] = "bases"
     rank: int
     bases: int
     start: Start
@@ -158,6 +157,11 @@ class NoLA(TwoFactorMethod):
     def check_site(self, site: Site) -> None:
         """Raise ValueError where the rank exceeds the shorter side."""
         check_rank(self, site, self.rank)
+
+    @property
+    def size_field(self) -> str:
+        """``bases``: the rank changes no count."""
+        return "bases"
 
     @property
     def starts_at_base(self) -> bool:

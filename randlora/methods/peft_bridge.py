@@ -57,8 +57,8 @@ class Peft(Method):
         return hash((self.peft_type, self.size, json.dumps(self.options, sort_keys=True, default=str)))
 
     @property
-    def size_field(self) -> str | None:  # type: ignore[override]  # which types have one depends on peft_type
-        """Return ``size`` where an option of the type is one, else None."""
+    def size_field(self) -> str | None:
+        """``size`` where an option of the type is one, else None."""
         return "size" if size_option(self.peft_type) else None
 
     @property

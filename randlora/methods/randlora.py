@@ -76,8 +76,8 @@ class RandLoRA(TwoFactorMethod):
             check_whole(self, "bases")
 
     @property
-    def size_field(self) -> str:  # type: ignore[override]  # which field it is depends on another
-        """Return ``bases`` where their number is given, else ``rank``."""
+    def size_field(self) -> str:
+        """``bases`` where their number is given, else ``rank``."""
         return "rank" if self.bases is None else "bases"
 
     def largest_size(self, targets: Targets) -> int:
