@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from randlora.backbones.base import ImageBackbone
-from randlora.backbones.errors import WeightsError
+from randlora.backbones.errors import WeightsError, not_downloaded, other_architecture, unreadable
 from randlora.backbones.files import digest, weights_file
 from randlora.backbones.random_start import own_stream
 from randlora.backbones.torchvision_guard import import_torchvision
@@ -152,11 +152,7 @@ class OpenClip(ImageBackbone):
         try:
             path = pretrained.download_pretrained(config)
         except Exception as error:
-            raise WeightsError(
-                f"backbone {self.name}: the weights {self.model} / {self.pretrained} are not on this machine and could "
-                f"not be downloaded ({type(error).__name__}). With a network, run the same command again; without, "
-                "copy the file from another machine: backbone.pretrained=null backbone.checkpoint=/path/to/weights"
-            ) from error
+            raise not_downloaded(self.name, f"{self.model} / {self.pretrained}", error) from error
         _load_file(model, Path(path), name=self.name)
 
 
@@ -166,15 +162,13 @@ def _load_file(model: nn.Module, path: Path, *, name: str) -> None:
     try:
         state = {key: _in_float32(value) for key, value in _read(path).items() if key not in NO_WEIGHTS}
     except Exception as error:
-        raise WeightsError(
-            f"backbone {name}: {path} cannot be read as weights ({error}); fetch the file again"
-        ) from error
+        raise unreadable(name, path, error) from error
     try:
         resize_pos_embed(state, model)
         resize_text_pos_embed(state, model)
         model.load_state_dict(state)
     except (AssertionError, RuntimeError, KeyError, IndexError) as error:
-        raise WeightsError(f"backbone {name}: {path} holds weights of another architecture: {error}") from error
+        raise other_architecture(name, path, error) from error
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

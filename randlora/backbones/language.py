@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from randlora.backbones.base import Backbone
-from randlora.backbones.errors import WeightsError
+from randlora.backbones.errors import WeightsError, other_architecture, unreadable
 from randlora.backbones.files import digest
 from randlora.backbones.random_start import own_stream
 from randlora.backbones.torchvision_guard import import_torchvision
@@ -141,10 +141,10 @@ class LanguageModel(Backbone):
         except WeightsError:
             raise
         except Exception as error:
-            raise WeightsError(self._unavailable(source, error)) from error
+            raise self._unavailable(source, error) from error
         wrong = [f"{kind.partition('_')[0]} {sorted(map(str, names))[0]}" for kind, names in report.items() if names]
         if wrong:
-            raise WeightsError(f"backbone {self.name}: {source} holds weights of another architecture: {wrong[0]}")
+            raise other_architecture(self.name, source, wrong[0])
         return model
 
     def _check(self, found: Any, source: str) -> None:
@@ -159,11 +159,11 @@ class LanguageModel(Backbone):
                     f"its configuration here says {stated[name]!r}"
                 )
 
-    def _unavailable(self, source: str, error: Exception) -> str:
+    def _unavailable(self, source: str, error: Exception) -> WeightsError:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         if self.checkpoint is not None:
-            return f"backbone {self.name}: {source} cannot be read as weights ({reason}); fetch the files again"
-        return (
+            return unreadable(self.name, source, reason)
+        return WeightsError(
             f"backbone {self.name}: the weights {source} are not on this machine and could not be downloaded "
             f"({reason}). With a network, run the same command again (a gated model needs its licence accepted on the "
             "hub and 'hf auth login'); without, copy the folder from another machine: "

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from randlora.backbones.base import ImageBackbone
-from randlora.backbones.errors import WeightsError
+from randlora.backbones.errors import WeightsError, not_downloaded, other_architecture, unreadable
 from randlora.backbones.files import digest, weights_file
 from randlora.backbones.random_start import own_stream
 from randlora.backbones.torchvision_guard import import_torchvision
@@ -135,11 +135,7 @@ class TimmVision(ImageBackbone):
                 f"{self.model}.{self.pretrained}", pretrained=True, num_classes=0, img_size=self.pixels
             )
         except Exception as error:
-            raise WeightsError(
-                f"backbone {self.name}: the weights {self.model} / {self.pretrained} are not on this machine and could "
-                f"not be downloaded ({type(error).__name__}). With a network, run the same command again; without, "
-                "copy the file from another machine: backbone.pretrained=null backbone.checkpoint=/path/to/weights"
-            ) from error
+            raise not_downloaded(self.name, f"{self.model} / {self.pretrained}", error) from error
         self._put(model, whole.state_dict(), f"{self.model} / {self.pretrained}")
 
     def _load_file(self, model: nn.Module, path: Path) -> None:
@@ -147,24 +143,18 @@ class TimmVision(ImageBackbone):
         try:
             state = timm.models.load_state_dict(str(path), weights_only=True)
         except Exception as error:
-            raise WeightsError(
-                f"backbone {self.name}: {path} cannot be read as weights ({error}); fetch the file again"
-            ) from error
+            raise unreadable(self.name, path, error) from error
         try:
             state = timm.models.vision_transformer.checkpoint_filter_fn(state, model)
         except Exception as error:
-            raise WeightsError(
-                f"backbone {self.name}: {path} holds weights of another architecture: {error}"
-            ) from error
+            raise other_architecture(self.name, path, error) from error
         self._put(model, {key: value for key, value in state.items() if not key.startswith("head.")}, str(path))
 
     def _put(self, model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
-            raise WeightsError(
-                f"backbone {self.name}: {source} holds weights of another architecture: {error}"
-            ) from error
+            raise other_architecture(self.name, source, error) from error
 
 
 @cache

@@ -165,7 +165,7 @@ def test_missing_weights_say_how_to_get_them(micro: OpenClip, tmp_path: Path) ->
 @pytest.mark.parametrize("keep", [0, 5, 10_000, -1])
 def test_truncated_weights_are_named(keep: int, micro: OpenClip, weights: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:keep])
-    with pytest.raises(WeightsError, match=r"weights.safetensors cannot be read as weights .*; fetch the file again"):
+    with pytest.raises(WeightsError, match=r"weights.safetensors cannot be read as weights .*; fetch it again"):
         at(micro, weights).build(root=Path(), device=CPU)
 
 

@@ -169,7 +169,7 @@ def test_weights_of_another_architecture_are_refused(
 def test_a_truncated_file_is_named(keep: int, saved: LanguageModel, tmp_path: Path) -> None:
     path = tmp_path / "weights" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(WeightsError, match=r"weights cannot be read as weights \(.*\); fetch the files again"):
+    with pytest.raises(WeightsError, match=r"weights cannot be read as weights \(.*\); fetch it again"):
         saved.build(root=tmp_path, device=CPU)
 
 

@@ -159,7 +159,7 @@ def test_truncated_weights_are_named(suffix: str, small: TimmVision, model: nn.M
     else:
         save_file(model.state_dict(), path)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(WeightsError, match=rf"w.{suffix} cannot be read as weights .*; fetch the file again"):
+    with pytest.raises(WeightsError, match=rf"w.{suffix} cannot be read as weights .*; fetch it again"):
         dataclasses.replace(small, checkpoint=path.name).build(root=tmp_path, device=CPU)
 
 
