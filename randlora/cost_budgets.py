@@ -11,7 +11,8 @@ from typing import ClassVar
 from randlora.adapter import AdapterMethod, Method, Targets
 from randlora.budgets import SizedBudget, number_of_bytes
 from randlora.checks import check_positive, check_text
-from randlora.costs import CostModel, Costs, CostsError, Features, features_of, read_costs
+from randlora.costs import CostModel, Costs, CostsError, read_costs
+from randlora.features import Features, features_of
 from randlora.fitting import Solution
 
 EXHAUSTIVE = 32  # sizes of which each is looked at

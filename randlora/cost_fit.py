@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from randlora.costs import CostModel, Features, priced
+from randlora.costs import CostModel, priced
+from randlora.features import Features
 
 OTHER_DECIDES = 1.1  # up to so many times the other sum, a measured cost is taken to be that sum
 

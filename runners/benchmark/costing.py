@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from randlora.cost_fit import fit, unfitted
-from randlora.costs import KEPT, RESIDENT, TIME, UPDATING, Costs, Features, Work, features_of
+from randlora.costs import Costs
+from randlora.features import KEPT, RESIDENT, TIME, UPDATING, Features, features_of
+from randlora.work import Work
 from results.bench_fit import Checked
 from results.bench_record import Benchmark, SubjectResult, ratio, spread
 from runners.benchmark.cases import Case

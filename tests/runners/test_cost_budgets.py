@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from lab import Outcome
 
-from randlora.costs import features_of, read_costs
+from randlora.costs import read_costs
 from randlora.execution import DEFAULT_EXECUTION
+from randlora.features import features_of
 from results import bench_record
 from runners.cli import main
 from runners.compose import compose
