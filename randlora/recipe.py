@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,9 @@ class Recipe:
         batch_size: images per optimizer step.
         micro_batch_size: images per forward pass; None for the whole batch. With ``negatives: batch`` it also limits
             the negatives.
-        epochs: passes over the training images.
+        epochs: passes over the training images; see ``epochs_by_dataset``.
+        epochs_by_dataset: without ``shots``, take the number of epochs from the data set, which states its own (paper
+            Table 7); runs on few shots always take ``epochs`` (10 in the paper).
         min_steps_per_epoch: oversampling of small training sets (see :class:`randlora.data.batches.BatchPlan`).
         max_steps: stop (and end the schedule) after so many steps; None for no limit.
         replacement: draw with replacement.
@@ -64,6 +67,7 @@ class Recipe:
     batch_size: int
     micro_batch_size: int | None
     epochs: int
+    epochs_by_dataset: bool
     min_steps_per_epoch: int
     max_steps: int | None
     replacement: bool
@@ -89,13 +93,28 @@ class Recipe:
         check_share(self, "fraction", zero=False)
         check_share(self, "final_fraction")
         check_whole(self, "warmup_steps", "min_steps_per_epoch", "crop_padding", "validation_per_class", least=0)
-        check_flag(self, "replacement", "flip")
+        check_flag(self, "epochs_by_dataset", "replacement", "flip")
         if not is_number(self.weight_decay) or self.weight_decay < 0:
             raise ValueError(f"Recipe.weight_decay = {self.weight_decay!r}; valid: a number of 0 or more")
         self._check_pair("betas", "two numbers from 0 and below 1", lambda one, two: 0 <= one < 1 and 0 <= two < 1)
         self._check_pair("crop_scale", "two numbers, 0 < low <= high <= 1", lambda low, high: 0 < low <= high <= 1)
         if self.evaluate_on == "validation" and self.validation_per_class == 0:
             raise ValueError("Recipe.evaluate_on = 'validation' needs a validation_per_class of 1 or more")
+
+    def for_dataset(self, name: str, *, epochs: int | None) -> Recipe:
+        """Return the recipe with the number of epochs it has on a data set that states ``epochs`` of its own, or None.
+
+        Raises:
+            ValueError: if the recipe takes them from the data set and the data set states none.
+        """
+        if not self.epochs_by_dataset or self.shots is not None:
+            return dataclasses.replace(self, epochs_by_dataset=False)
+        if epochs is None:
+            raise ValueError(
+                f"dataset {name} states no number of epochs, which the recipe takes from it without shots; set "
+                "recipe.epochs_by_dataset=false recipe.epochs=… or dataset.epochs=…"
+            )
+        return dataclasses.replace(self, epochs=epochs, epochs_by_dataset=False)
 
     def plan(self, n: int, *, seed: int) -> BatchPlan:
         """Return which of ``n`` training images form which batch."""

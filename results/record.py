@@ -36,6 +36,20 @@ def run_id(config: Mapping[str, Any], *, rules_version: int = RULES_VERSION) -> 
     return _digest(_plain(config, where="config"), rules_version)
 
 
+def canonical(part: Any) -> str:
+    """Return a part of a config as the text that run ids are made of; RecordError for what JSON cannot hold."""
+    return _canonical(_plain(part, where="config"))
+
+
+def run_id_of_parts(parts: Mapping[str, str], *, rules_version: int = RULES_VERSION) -> str:
+    """Return the id that `run_id` gives the config whose top-level keys have these `canonical` texts.
+
+    Thousands of runs of a table share their parts, and turning a part into text takes most of the time of an id.
+    """
+    inside = ",".join(f"{_canonical(key)}:{parts[key]}" for key in sorted(parts))
+    return _hash(f'{{"config":{{{inside}}},"rules":{rules_version}}}')
+
+
 @dataclass(frozen=True, kw_only=True)
 class Key:
     """What a reader would call the run: each part is a config choice with its explicit overrides ("lora rank=16").
@@ -190,8 +204,14 @@ def _plain(value: Any, *, where: str) -> Any:
 
 
 def _digest(config: Any, rules_version: int) -> str:
-    document = {"rules": rules_version, "config": config}
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _hash(_canonical({"rules": rules_version, "config": config}))
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,32 @@ class ConfigError(ValueError):
     """A command line or config that cannot be meant."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Composed:
+    """A config in parts: one node per top-level key. Cells of a table that share a part share its node.
+
+    ``job`` are the overrides it was composed from, ``chosen`` the choice of each group.
+    """
+
+    name: str
+    nodes: Mapping[str, Any]
+    job: tuple[str, ...]
+    chosen: Mapping[str, str]
+
+    @classmethod
+    def of(cls, name: str, config: DictConfig) -> Composed:
+        """Return a whole config, as :func:`compose` gives it, in parts."""
+        job = tuple(str(override) for override in config.hydra.overrides.task)
+        return cls(name=name, nodes=_nodes(config), job=job, chosen=choices(config))
+
+    def whole(self) -> DictConfig:
+        """Return the config as one, with the overrides and the choices under ``hydra``; it is a copy."""
+        hydra_part = {"overrides": {"task": list(self.job)}, "runtime": {"choices": dict(self.chosen)}}
+        whole = OmegaConf.create({**self.nodes, "hydra": hydra_part})
+        OmegaConf.set_struct(whole, True)
+        return whole
+
+
 def compose(name: str, overrides: Sequence[str], *, conf: Path = CONF) -> DictConfig:
     """Return the composed config, with the overrides and the choices under ``hydra``.
 
@@ -34,58 +61,69 @@ def compose(name: str, overrides: Sequence[str], *, conf: Path = CONF) -> DictCo
     job = tuple(map(str, overrides))
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf), version_base="1.3"):
-        whole = _compose_part(name, job, {}, conf=conf)
-    return _finish(name, _nodes(whole), job, dict(whole.hydra.runtime.choices), conf=conf)
+        whole = _compose_part(name, job, conf=conf)
+    composed = Composed(name=name, nodes=_nodes(whole), job=job, chosen=choices(whole))
+    return _checked(composed, conf=conf).whole()
 
 
 def compose_many(name: str, jobs: Sequence[Sequence[str]], *, conf: Path = CONF) -> list[DictConfig]:
-    """Return one composed config per list of overrides; errors as of :func:`compose`.
+    """Return one composed config per list of overrides; errors as of :func:`compose`."""
+    return [one.whole() for one in compose_parts(name, jobs, conf=conf)]
+
+
+def compose_parts(name: str, jobs: Sequence[Sequence[str]], *, conf: Path = CONF) -> list[Composed]:
+    """Return one config in parts per list of overrides; errors as of :func:`compose`.
 
     Hydra takes some 70 ms per config. Top-level groups do not refer to each other, so each is composed once per
     distinct set of its own overrides, and a table of hundreds of cells takes as long as its axes have labels.
     """
     GlobalHydra.instance().clear()
-    known: dict[tuple[str, ...], DictConfig] = {}
     with hydra.initialize_config_dir(str(conf), version_base="1.3"):
-        base = _compose_part(name, (), known, conf=conf)
-        return [_assemble(name, base, tuple(map(str, job)), known, conf=conf) for job in jobs]
+        parts = _Parts(name, conf=conf)
+        return [parts.assemble(tuple(map(str, job))) for job in jobs]
 
 
-def _assemble(
-    name: str, base: DictConfig, job: tuple[str, ...], known: dict[tuple[str, ...], DictConfig], *, conf: Path
-) -> DictConfig:
-    parts: dict[str, list[str]] = {}
-    for override in job:
-        parts.setdefault(_top_level(override), []).append(override)
-    defaults = _nodes(base)
-    config = dict(defaults)
-    chosen = dict(base.hydra.runtime.choices)
-    for key, overrides in parts.items():
-        part = _compose_part(name, tuple(overrides), known, conf=conf)
-        nodes = _nodes(part)
-        if key not in nodes:
-            config.pop(key, None)
-        config |= {k: node for k, node in nodes.items() if k == key or k not in defaults}
-        theirs = part.hydra.runtime.choices
-        chosen = {k: v for k, v in chosen.items() if k in theirs or k not in base.hydra.runtime.choices}
-        chosen |= {k: v for k, v in theirs.items() if base.hydra.runtime.choices.get(k) != v}
-    return _finish(name, config, job, chosen, conf=conf)
+class _Parts:
+    """Composes each part once per distinct set of its own overrides, and puts parts together."""
+
+    def __init__(self, name: str, *, conf: Path) -> None:
+        self._name, self._conf = name, conf
+        base = _compose_part(name, (), conf=conf)
+        self._defaults, self._choices = _nodes(base), choices(base)
+        self._known: dict[tuple[str, tuple[str, ...]], tuple[dict[str, Any], dict[str, str]]] = {}
+
+    def assemble(self, job: tuple[str, ...]) -> Composed:
+        """Return the config of the overrides of one cell."""
+        overrides: dict[str, list[str]] = {}
+        for override in job:
+            overrides.setdefault(_top_level(override), []).append(override)
+        nodes, chosen = dict(self._defaults), dict(self._choices)
+        for key, own in overrides.items():
+            theirs, made = self._part(key, tuple(own))
+            if key not in theirs:
+                nodes.pop(key, None)
+            nodes |= {k: node for k, node in theirs.items() if k == key or k not in self._defaults}
+            chosen = {k: v for k, v in chosen.items() if k in made or k not in self._choices}
+            chosen |= {k: v for k, v in made.items() if self._choices.get(k) != v}
+        return _checked(Composed(name=self._name, nodes=nodes, job=job, chosen=chosen), conf=self._conf)
+
+    def _part(self, key: str, own: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+        if (key, own) not in self._known:
+            part = _compose_part(self._name, own, conf=self._conf)
+            self._known[key, own] = _nodes(part), choices(part)
+        return self._known[key, own]
 
 
 def _nodes(config: DictConfig) -> dict[str, Any]:
     return {str(k): "???" if OmegaConf.is_missing(config, k) else config[k] for k in config if k != "hydra"}
 
 
-def _finish(
-    name: str, nodes: Mapping[str, Any], job: tuple[str, ...], chosen: Mapping[Any, Any], *, conf: Path
-) -> DictConfig:
-    if any(override.startswith("~") for override in job):
-        left_out = sorted(_top_keys(name, conf=conf) - set(nodes))
+def _checked(composed: Composed, *, conf: Path) -> Composed:
+    if any(override.startswith("~") for override in composed.job):
+        left_out = sorted(_top_keys(composed.name, conf=conf) - set(composed.nodes))
         if left_out:
             raise ConfigError(f"{', '.join(left_out)}: cannot be left out")
-    whole = OmegaConf.create({**nodes, "hydra": {"overrides": {"task": list(job)}, "runtime": {"choices": chosen}}})
-    OmegaConf.set_struct(whole, True)
-    return whole
+    return composed
 
 
 def _top_keys(name: str, *, conf: Path) -> set[str]:
@@ -95,20 +133,15 @@ def _top_keys(name: str, *, conf: Path) -> set[str]:
     return {_top_level(group) for group in groups} | {str(key) for key in primary if key != "defaults"}
 
 
-def _compose_part(
-    name: str, overrides: tuple[str, ...], known: dict[tuple[str, ...], DictConfig], *, conf: Path
-) -> DictConfig:
-    if overrides not in known:
-        try:
-            config = hydra.compose(name, list(overrides), return_hydra_config=True)
-        except OverrideParseException as error:
-            raise ConfigError(
-                f"cannot read the override {error.override!r}; write group=choice or group.field=value"
-            ) from error
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(_explain(name, overrides, error, conf=conf)) from error
-        known[overrides] = config
-    return known[overrides]
+def _compose_part(name: str, overrides: tuple[str, ...], *, conf: Path) -> DictConfig:
+    try:
+        return hydra.compose(name, list(overrides), return_hydra_config=True)
+    except OverrideParseException as error:
+        raise ConfigError(
+            f"cannot read the override {error.override!r}; write group=choice or group.field=value"
+        ) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(name, overrides, error, conf=conf)) from error
 
 
 def _top_level(override: str) -> str:
@@ -126,8 +159,23 @@ def instantiate(config: DictConfig) -> dict[str, Any]:
     objects: dict[str, Any] = {}
     for key in config:
         if key != "hydra" and OmegaConf.is_dict(config[key]):
-            objects[str(key)] = _instantiate(config, str(key))
+            objects[str(key)] = instantiate_part(str(key), config[key])
     return objects
+
+
+def instantiate_part(key: str, node: DictConfig) -> Any:
+    """Return the object of one top-level group; errors as of :func:`instantiate`."""
+    missing = OmegaConf.missing_keys(node)
+    if missing:
+        raise ConfigError(f"{key} needs {', '.join(f'{name}=…' for name in sorted(missing))}")
+    try:
+        return hydra.utils.instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        while cause is not None and isinstance(cause, InstantiationException):
+            cause = cause.__cause__
+        misfit = "a value does not fit its field: " if isinstance(cause, TypeError | AttributeError) else ""
+        raise ConfigError(f"{key}: {misfit}{cause or error}".replace("\n", " ")) from error
 
 
 def primary_config(name: str, *, conf: Path = CONF) -> DictConfig:
@@ -137,10 +185,11 @@ def primary_config(name: str, *, conf: Path = CONF) -> DictConfig:
     return config
 
 
-def check_seed(config: DictConfig) -> None:
+def check_seed(config: DictConfig | Mapping[str, Any]) -> None:
     """Raise ConfigError unless the config's seed is a whole number."""
-    if not isinstance(config.seed, int) or isinstance(config.seed, bool):
-        raise ConfigError(f"seed={config.seed}: valid: a whole number")
+    seed = config["seed"]
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise ConfigError(f"seed={seed}: valid: a whole number")
 
 
 def plain(node: Any) -> Any:
@@ -156,20 +205,6 @@ def scientific(config: DictConfig) -> dict[str, Any]:
 def choices(config: DictConfig) -> dict[str, str]:
     """Return the chosen file of each group."""
     return {str(group): str(choice) for group, choice in config.hydra.runtime.choices.items()}
-
-
-def _instantiate(config: DictConfig, key: str) -> Any:
-    missing = OmegaConf.missing_keys(config[key])
-    if missing:
-        raise ConfigError(f"{key} needs {', '.join(f'{name}=…' for name in sorted(missing))}")
-    try:
-        return hydra.utils.instantiate(config[key], _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        while cause is not None and isinstance(cause, InstantiationException):
-            cause = cause.__cause__
-        misfit = "a value does not fit its field: " if isinstance(cause, TypeError | AttributeError) else ""
-        raise ConfigError(f"{key}: {misfit}{cause or error}".replace("\n", " ")) from error
 
 
 def _explain(name: str, overrides: Sequence[str], error: Exception, *, conf: Path) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from results.record import Key, run_id
-from runners.compose import ConfigError, check_seed, choices, instantiate, scientific
+from results.record import Key, canonical, run_id_of_parts
+from runners.compose import SCIENTIFIC, Composed, ConfigError, check_seed, instantiate_part, plain
 
 if TYPE_CHECKING:
     from randlora.adapter import Targets
@@ -40,17 +40,73 @@ class Run:
     logger: Logger
 
 
+class Planner:
+    """Identifies and checks runs; what the configs of a table share is converted, built and checked once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, tuple[int, ...]], tuple[tuple[Any, ...], Any]] = {}
+
+    def identify(self, composed: Composed) -> tuple[str, Key]:
+        """Return the id and the key of a run, without making any object of it.
+
+        Raises:
+            ConfigError: if the seed is not a whole number.
+        """
+        nodes = composed.nodes
+        check_seed(nodes)
+        texts = {name: self._once("text", canonical, self._plain(composed, name)) for name in SCIENTIFIC}
+        parts = {group: _part(group, composed.chosen[group], composed.job) for group in KEYED}
+        return run_id_of_parts(texts), Key(**parts, seed=int(nodes["seed"]))
+
+    def check(self, composed: Composed) -> Run:
+        """Return the run of a composed config; see :func:`check_run`."""
+        id, key = self.identify(composed)
+        groups = [name for name in composed.nodes if OmegaConf.is_dict(composed.nodes[name])]
+        objects = {name: self._object(composed, name) for name in groups}
+        method, recipe, backbone = objects["method"], objects["recipe"], objects["backbone"]
+        try:
+            self._once("device", lambda machine: machine.torch_device(), objects["machine"])
+            recipe.task.check_backbone(backbone)
+            method.check_task(has_head=recipe.task.has_head)
+            recipe = recipe.for_dataset(objects["dataset"].name, epochs=getattr(objects["dataset"], "epochs", None))
+            solution = self._once("solution", _solve, objects["budget"], method, backbone)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        return Run(
+            id=id,
+            key=key,
+            config={name: self._plain(composed, name) for name in SCIENTIFIC},
+            backbone=backbone,
+            dataset=objects["dataset"],
+            recipe=recipe,
+            solution=solution,
+            seed=int(composed.nodes["seed"]),
+            machine=objects["machine"],
+            logger=objects["logger"],
+        )
+
+    def _plain(self, composed: Composed, name: str) -> Any:
+        return self._once("plain", plain, composed.nodes[name])
+
+    def _object(self, composed: Composed, name: str) -> Any:
+        return self._once(f"object {name}", lambda node: instantiate_part(name, node), composed.nodes[name])
+
+    def _once(self, what: str, make: Callable[..., Any], *things: Any) -> Any:
+        """Return what ``make`` returns for these very things, made at the first call."""
+        key = (what, tuple(map(id, things)))
+        if key not in self._known:
+            # the things are kept, so that no other can have their identity
+            self._known[key] = (things, make(*things))
+        return self._known[key][1]
+
+
 def identify(config: DictConfig) -> tuple[str, Key]:
     """Return the id and the key of a composed config, without making any object of it.
 
     Raises:
         ConfigError: if the seed is not a whole number.
     """
-    check_seed(config)
-    overrides = [str(override) for override in config.hydra.overrides.task]
-    chosen = choices(config)
-    parts = {group: _part(group, chosen[group], overrides) for group in KEYED}
-    return run_id(scientific(config)), Key(**parts, seed=int(config.seed))
+    return Planner().identify(Composed.of("config", config))
 
 
 def check_run(config: DictConfig) -> Run:
@@ -60,32 +116,10 @@ def check_run(config: DictConfig) -> Run:
 
     Raises:
         ConfigError: for a field out of range, a target pattern that matches nothing, a rank that does not fit, a
-            budget out of reach, a task that does not go with the method or the backbone, or a device that is not there.
+            budget out of reach, a task that does not go with the method or the backbone, a number of epochs that
+            nobody states, or a device that is not there.
     """
-    id, key = identify(config)
-    objects = instantiate(config)
-    method, recipe, backbone = objects["method"], objects["recipe"], objects["backbone"]
-    try:
-        objects["machine"].torch_device()
-        recipe.task.check_backbone(backbone)
-        method.check_task(has_head=recipe.task.has_head)
-        targets = skeleton_targets(backbone)
-        solution = objects["budget"].solve(method, targets)
-        check_sites(solution.method, targets)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    return Run(
-        id=id,
-        key=key,
-        config=scientific(config),
-        backbone=backbone,
-        dataset=objects["dataset"],
-        recipe=recipe,
-        solution=solution,
-        seed=config.seed,
-        machine=objects["machine"],
-        logger=objects["logger"],
-    )
+    return Planner().check(Composed.of("config", config))
 
 
 @cache
@@ -102,6 +136,13 @@ def check_sites(method: object, targets: Targets) -> None:
     if isinstance(method, AdapterMethod):
         for site in targets.sites:
             check_site(method, site)
+
+
+def _solve(budget: Any, method: Any, backbone: Backbone) -> Solution:
+    targets = skeleton_targets(backbone)
+    solution: Solution = budget.solve(method, targets)
+    check_sites(solution.method, targets)
+    return solution
 
 
 def _part(group: str, choice: str, overrides: Sequence[str]) -> str:

@@ -36,8 +36,6 @@ FORWARDED = ("machine", "logger")
 
 def main(config: DictConfig) -> int:
     """Run a table; return 0 if no cell is failed, 1 if one is, 130 if the sweep was interrupted."""
-    from runners.plan import check_run
-
     check_format(config.format, tuple(FORMATS))
     overrides = [str(override) for override in config.hydra.overrides.task]
     forwarded = [one for one in overrides if one.partition("=")[0].partition(".")[0] in FORWARDED]
@@ -47,9 +45,9 @@ def main(config: DictConfig) -> int:
     scan = store.scan()
     for problem in scan.problems:
         print(f"warning: {problem.path} cannot be used and its cell runs again: {problem.reason}", file=sys.stderr)
-    configs = dict(zip((one.id for one in planned.planned), planned.configs, strict=True))
-    pending = launcher.pending(list(configs), scan.records)
-    runs = [check_run(configs[id]) for id in pending]
+    ids = [one.id for one in planned.planned]
+    pending = launcher.pending(ids, scan.records)
+    runs = [planned.check(id) for id in pending]
     name, cells = planned.spec.name, len(planned.planned)
     print(f"{name}: {cells} cells, {len(runs)} to run", file=sys.stderr)
     tally = _carry_out(runs, launcher, store)
@@ -57,7 +55,7 @@ def main(config: DictConfig) -> int:
     table = planned.roll_up(scan)
     written = render.write_all(table, TABLES, name)
     print(FORMATS[config.format](table), end="")
-    failed = {id: scan.records[id].reason or "" for id in configs if _has_failed(scan.records.get(id))}
+    failed = {id: scan.records[id].reason or "" for id in ids if _has_failed(scan.records.get(id))}
     for line in failures_text(failed):
         print(line, file=sys.stderr)
     forms = ",".join(path.suffix.removeprefix(".") for path in written)

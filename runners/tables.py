@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-
-from omegaconf import DictConfig
 
 from results import render
 from results.rollup import Table, roll_up
 from results.store import RecordStore, Scan
 from results.table import Planned, TableError, TableSpec, find_table, load_table
-from runners.compose import ConfigError, compose_many
+from runners.compose import Composed, ConfigError, compose_parts
 from runners.machine import EXPERIMENTS, ROOT
-from runners.plan import identify
+from runners.plan import Planner, Run
 
 FORMATS = {"markdown": render.markdown, "latex": render.latex, "csv": render.csv, "json": render.json}
 TABLES = ROOT / "results" / "tables"
@@ -26,7 +25,16 @@ class PlannedTable:
 
     spec: TableSpec
     planned: tuple[Planned, ...]
-    configs: tuple[DictConfig, ...]
+    configs: tuple[Composed, ...]
+    planner: Planner
+
+    def check(self, id: str) -> Run:
+        """Return the run of the cell with this id; errors as of :func:`runners.plan.check_run`."""
+        return self.planner.check(self._by_id[id])
+
+    @cached_property
+    def _by_id(self) -> dict[str, Composed]:
+        return {one.id: config for one, config in zip(self.planned, self.configs, strict=True)}
 
     def roll_up(self, scan: Scan) -> Table:
         """Return the table of the records."""
@@ -49,12 +57,13 @@ def plan_table(name: str, *, forwarded: Sequence[str] = ()) -> PlannedTable:
         raise ConfigError(str(error)) from error
     cells = spec.cells()
     try:
-        configs = compose_many("config", [[*cell.overrides, *forwarded] for cell in cells])
+        configs = compose_parts("config", [[*cell.overrides, *forwarded] for cell in cells])
     except ConfigError as error:
         raise ConfigError(f"table {name}: {error}") from error
-    identities = [identify(config) for config in configs]
+    planner = Planner()
+    identities = [planner.identify(config) for config in configs]
     planned = tuple(Planned(cell=cell, id=id, key=key) for cell, (id, key) in zip(cells, identities, strict=True))
-    return PlannedTable(spec=spec, planned=planned, configs=tuple(configs))
+    return PlannedTable(spec=spec, planned=planned, configs=tuple(configs), planner=planner)
 
 
 def names() -> list[str]:

@@ -113,7 +113,7 @@ def test_keys_read_as_a_person_would_say() -> None:
 def test_every_cell_of_every_table_is_a_run(table: str) -> None:
     planned = plan_table(table)
     assert len(planned.configs) == len(planned.spec.cells()) > 0
-    runs = [check_run(config) for config in planned.configs]
+    runs = [planned.check(one.id) for one in planned.planned]
     assert [run.id for run in runs] == [one.id for one in planned.planned]
     for run in runs:
         if run.solution.asked is not None:
