@@ -211,7 +211,9 @@ def _check(model: nn.Module, method: AdapterMethod, site: Site, *, first: Site) 
 def _attach(owner: nn.Module, tensor: str, adapted: AdaptedWeight, *, like: nn.Parameter) -> None:
     # float64 only for a float64 model: adapters of half-precision models train in float32
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    adapted.to(device=like.device, dtype=dtype)
+    # what is in place already is left alone: torch's fake tensors, which `randlora plan` uses, cannot be moved
+    if any(_differs(one, like.device, dtype) for one in (*adapted.parameters(), *adapted.buffers())):
+        adapted.to(device=like.device, dtype=dtype)
     for module in adapted.modules():
         if isinstance(module, Shared):
             for buffer in module.buffers(recurse=False):
@@ -219,6 +221,10 @@ def _attach(owner: nn.Module, tensor: str, adapted: AdaptedWeight, *, like: nn.P
     with torch.no_grad():
         adapted.adapter.start_from((like.T if adapted.site.transposed else like).detach())
     parametrize.register_parametrization(owner, tensor, adapted, unsafe=True)
+
+
+def _differs(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> bool:
+    return tensor.device != device or (tensor.is_floating_point() and tensor.dtype != dtype)
 
 
 def _detach(owner: nn.Module, tensor: str) -> None:
