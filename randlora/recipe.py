@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from randlora.checks import check_choice, check_flag, check_positive, check_share, check_whole, is_number
-from randlora.data.batches import BatchPlan, Crop
+from randlora.data.augment import Augmentation, Crop
+from randlora.data.batches import BatchPlan
 from randlora.tasks.base import Task
 
 Optimizer = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear", "constant"]
 EvaluationSplit = Literal["test", "validation"]
+Pixels = Literal["stored", "original"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,9 @@ class Recipe:
         min_steps_per_epoch: oversampling of small training sets (see :class:`randlora.data.batches.BatchPlan`).
         max_steps: stop (and end the schedule) after so many steps; None for no limit.
         replacement: draw with replacement.
-        crop: see :func:`randlora.data.batches.augment`.
+        pixels: what training images are cropped from: ``stored`` (decoded and resized once; the crop is enlarged) or
+            ``original`` (the full-size image, decoded each time, as torchvision does). Evaluation is the same.
+        crop: see :class:`randlora.data.augment.Augmentation`.
         crop_padding: pixels, for ``crop: pad``.
         crop_scale: share of the area, for ``crop: resized``.
         flip: mirror half of the images.
@@ -71,6 +75,7 @@ class Recipe:
     min_steps_per_epoch: int
     max_steps: int | None
     replacement: bool
+    pixels: Pixels
     crop: Crop
     crop_padding: int
     crop_scale: Sequence[float]
@@ -88,6 +93,7 @@ class Recipe:
             check_positive(self, "clip_norm")
         check_choice(self, "optimizer", ("adamw", "muon"))
         check_choice(self, "schedule", ("cosine", "linear", "constant"))
+        check_choice(self, "pixels", ("stored", "original"))
         check_choice(self, "crop", ("none", "pad", "resized"))
         check_choice(self, "evaluate_on", ("test", "validation"))
         check_share(self, "fraction", zero=False)
@@ -115,6 +121,12 @@ class Recipe:
                 "recipe.epochs_by_dataset=false recipe.epochs=… or dataset.epochs=…"
             )
         return dataclasses.replace(self, epochs=epochs, epochs_by_dataset=False)
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How training images are altered."""
+        low, high = self.crop_scale
+        return Augmentation(crop=self.crop, crop_padding=self.crop_padding, crop_scale=(low, high), flip=self.flip)
 
     def plan(self, n: int, *, seed: int) -> BatchPlan:
         """Return which of ``n`` training images form which batch."""

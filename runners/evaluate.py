@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from randlora.data.batches import normalise
+from randlora.data.augment import normalise
 from randlora.tasks.base import Objective
 from runners.trainer import DivergenceError
 

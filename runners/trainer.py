@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from randlora.data.batches import augment, normalise
+from randlora.data.augment import augment, normalise
 from randlora.recipe import Recipe
 from randlora.seeds import seed_for
 from randlora.tasks.base import Objective
@@ -151,15 +151,7 @@ def _step(
 
 def _batch(recipe: Recipe, data: TrainingData, indices: Tensor, seeds: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     chosen = indices.to(data.images.device)
-    low, high = recipe.crop_scale
-    images = augment(
-        data.images[chosen],
-        seeds,
-        crop=recipe.crop,
-        crop_padding=recipe.crop_padding,
-        crop_scale=(low, high),
-        flip=recipe.flip,
-    )
+    images = augment(data.images[chosen], seeds, recipe.augmentation)
     return normalise(images, data.mean, data.std), data.labels[chosen]
 
 

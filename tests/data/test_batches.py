@@ -7,7 +7,9 @@ import pytest
 import torch
 from tiny_images import ROOT
 
-from randlora.data.batches import BatchPlan, augment, epoch_order, normalise
+from randlora.data import batches as batches_module
+from randlora.data.augment import Augmentation, augment, bicubic, normalise
+from randlora.data.batches import BatchPlan, epoch_order
 from randlora.data.images import ImageDataset
 
 
@@ -42,6 +44,22 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
     assert not torch.equal(plan(seed=2).indices(9), late)
     # More epochs, as after a resume with a longer schedule, change no earlier batch.
     assert torch.equal(plan(epochs=30).indices(9), late)
+
+
+def test_the_order_of_an_epoch_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def count(n: int, epoch: int, seed: int, *, replacement: bool) -> torch.Tensor:
+        drawn.append(epoch)
+        return epoch_order(n, epoch, seed, replacement=replacement)
+
+    monkeypatch.setattr(batches_module, "epoch_order", count)
+    batches = plan(seed=77)
+    steps = [batches.indices(step) for step in range(12)]
+    assert drawn == [0, 1, 2]
+    steps[0].zero_()  # what a caller does to its indices stays with it
+    assert torch.equal(batches.indices(0), epoch_order(50, 0, 77)[:16])
+    assert torch.equal(torch.cat(steps[4:8]), epoch_order(50, 1, 77))
 
 
 @pytest.mark.parametrize(
@@ -99,12 +117,12 @@ def test_augment_seeds_differ_between_all_draws_and_runs() -> None:
 
 @pytest.fixture(scope="module")
 def images(embedded: Callable[[str], ImageDataset]) -> torch.Tensor:
-    return embedded("pets3").load(split="test", size=32, root=ROOT).images[:64]
+    return embedded("pets3").load(part="test", size=32, root=ROOT).images[:64]
 
 
 def altered(images: torch.Tensor, seeds: list[int], **changes: Any) -> torch.Tensor:
     fields: dict[str, Any] = {"crop": "resized", "crop_padding": 4, "crop_scale": (0.5, 1.0), "flip": True}
-    return augment(images, seeds, **{**fields, **changes})
+    return augment(images, seeds, Augmentation(**{**fields, **changes}))
 
 
 @pytest.mark.parametrize("crop", ["none", "pad", "resized"])
@@ -172,6 +190,22 @@ def test_resized_crop_of_the_whole_image_is_the_image(images: torch.Tensor) -> N
     assert torch.equal(ratio_free, images)
 
 
+def test_enlarging_takes_the_weights_of_the_filter_over_all_pixels_of_the_crop() -> None:
+    """Every crop of 32 pixels, to the bit: four taps hold all that the filter has."""
+    size = 32
+    crops = [(start, length) for length in range(1, size + 1) for start in range(size - length + 1)]
+    starts, lengths = torch.tensor(crops, dtype=torch.float64).unbind(1)
+    pixel = torch.arange(size, dtype=torch.float64)
+    centres = starts[:, None] + (pixel + 0.5) * (lengths / size)[:, None]
+    distance = (pixel + 0.5 - centres[:, :, None]).abs()
+    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+    weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
+    weights = weights * ((pixel >= starts[:, None]) & (pixel < (starts + lengths)[:, None]))[:, None, :]
+    expected = (weights / weights.sum(dim=-1, keepdim=True)).float()
+    assert torch.equal(bicubic(starts, lengths, size=size), expected)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -181,9 +215,12 @@ def test_resized_crop_of_the_whole_image_is_the_image(images: torch.Tensor) -> N
         ({"crop_scale": (0.8, 0.5)}, "0 < low <= high <= 1"),
     ],
 )
-def test_augment_failures(images: torch.Tensor, changes: dict[str, Any], message: str) -> None:
+def test_augmentation_failures(images: torch.Tensor, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         altered(images[:2], [1, 2], **changes)
+
+
+def test_augment_refuses_other_shapes(images: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="1 seeds for images of shape"):
         altered(images[:2], [1])
     with pytest.raises(ValueError, match="give square images"):
