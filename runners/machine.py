@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from randlora.checks import check_choice, check_flag, check_positive, check_whole
+from randlora.checks import check_choice, check_flag, check_positive, check_whole, is_number
 from randlora.execution import Execution
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ class Machine:
         precision: of training; ``auto`` is bfloat16 autocast on a GPU that supports it and float32 elsewhere.
             Evaluation is float32.
         threads: CPU threads; None leaves torch's choice. Results are bitwise repeatable for equal numbers of threads.
-        evaluation_batch_size: images per forward pass of the evaluation.
+        evaluation_batch_size: images that the evaluation has on the device at a time (see :mod:`runners.evaluate`).
+        workers: processes that decode training images for ``recipe.pixels=original``; 0 decodes between the steps.
+        resident_mib: training images up to this size are kept on the device; larger sets are read batch by batch.
         execution: how adapters trade time for memory (see :class:`randlora.execution.Execution`).
         audit: check the contract of each method on the run's own model before it trains, once per process; a run whose
             method breaks it fails.
@@ -44,6 +46,8 @@ class Machine:
     precision: Precision
     threads: int | None
     evaluation_batch_size: int
+    workers: int
+    resident_mib: float
     execution: Execution
     audit: bool
     checkpoint_every_s: float
@@ -56,6 +60,9 @@ class Machine:
         check_choice(self, "device", ("auto", "cpu", "cuda"))
         check_choice(self, "precision", ("auto", "float32", "bfloat16"))
         check_whole(self, "evaluation_batch_size")
+        check_whole(self, "workers", least=0)
+        if not is_number(self.resident_mib) or self.resident_mib < 0:
+            raise ValueError(f"Machine.resident_mib = {self.resident_mib!r}; valid: a number of 0 or more")
         check_flag(self, "audit")
         check_positive(self, "checkpoint_every_s")
         for name in ("threads", "checkpoint_every_steps"):
