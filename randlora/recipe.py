@@ -52,8 +52,9 @@ class Recipe:
         crop_padding: pixels, for ``crop: pad``.
         crop_scale: share of the area, for ``crop: resized``.
         flip: mirror half of the images.
-        evaluate_on: ``test``, or ``validation`` images held out of the training split.
-        validation_per_class: how many are held out per class when ``evaluate_on`` is ``validation``.
+        evaluate_on: ``test``, or ``validation`` images, which are never trained on.
+        validation_per_class: how many training images of every class are held out when ``evaluate_on`` is
+            ``validation``; 0: judge on the validation part of the data set.
     """
 
     task: Task
@@ -104,8 +105,6 @@ class Recipe:
             raise ValueError(f"Recipe.weight_decay = {self.weight_decay!r}; valid: a number of 0 or more")
         self._check_pair("betas", "two numbers from 0 and below 1", lambda one, two: 0 <= one < 1 and 0 <= two < 1)
         self._check_pair("crop_scale", "two numbers, 0 < low <= high <= 1", lambda low, high: 0 < low <= high <= 1)
-        if self.evaluate_on == "validation" and self.validation_per_class == 0:
-            raise ValueError("Recipe.evaluate_on = 'validation' needs a validation_per_class of 1 or more")
 
     def for_dataset(self, name: str, *, epochs: int | None) -> Recipe:
         """Return the recipe with the number of epochs it has on a data set that states ``epochs`` of its own, or None.

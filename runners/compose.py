@@ -199,7 +199,15 @@ def plain(node: Any) -> Any:
 
 def scientific(config: DictConfig) -> dict[str, Any]:
     """Return the part of a config that decides its numbers."""
-    return {name: plain(config[name]) for name in SCIENTIFIC}
+    return {name: deciding(config[name]) for name in SCIENTIFIC}
+
+
+def deciding(node: Any) -> Any:
+    """Return what of a group decides numbers, as plain data: of its ``sources`` only the one that ``source`` names."""
+    data = plain(node)
+    if isinstance(data, Mapping) and isinstance(data.get("sources"), Mapping) and data.get("source") in data["sources"]:
+        return {**data, "sources": {data["source"]: data["sources"][data["source"]]}}
+    return data
 
 
 def choices(config: DictConfig) -> dict[str, str]:

@@ -24,16 +24,19 @@ from results.store import RecordStore
 from runners.auditing import AuditError, Auditor
 from runners.checkpoint import Checkpointer
 from runners.evaluate import Predictions, predict
+from runners.feeding import training_feed
 from runners.machine import ROOT
 from runners.memory import MemoryMeter
 from runners.plan import Run
 from runners.provenance import provenance
-from runners.trainer import OnStep, TrainingClock, TrainingData, train
+from runners.trainer import OnStep, TrainingClock, train
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from randlora.data.decode import DecodedSplit
+    from randlora.data.feed import Feed
+    from randlora.data.splits import Part
 
 FAILURE = "failure.txt"
 # the machine's trouble and not the run's: no reason for a failed record
@@ -55,7 +58,7 @@ class Bench:
 class Splits:
     """The images of a run: those it trains on, and those it is judged by."""
 
-    train: TrainingData
+    train: Feed
     judged: DecodedSplit
     name: str
     digests: Mapping[str, str]
@@ -160,11 +163,14 @@ def _outcome(run: Run, bench: Bench, facts: dict[str, Any], *, log_step: Callabl
 
 def _splits(run: Run, bench: Bench, model: torch.nn.Module, device: torch.device) -> Splits:
     recipe, size = run.recipe, run.backbone.image_size(model)
-    mean, std = run.backbone.image_statistics(model)
-    everything = bench.cache.get(run.dataset, split="train", size=size, root=run.machine.data_path)
+    name: Part = recipe.evaluate_on
+    held = name == "validation" and recipe.validation_per_class > 0
+    # judged on images of the data set's own validation part: none of them may be trained on
+    dataset = run.dataset if name == "test" or held else run.dataset.without_validation()
+    everything = bench.cache.get(dataset, part="train", size=size, root=run.machine.data_path)
     labels, seed = everything.labels, seed_for(run.seed, "data")
     held_out = None
-    if recipe.evaluate_on == "validation":
+    if held:
         held_out = split_validation(labels, seed=seed, per_class=recipe.validation_per_class)
     if recipe.shots is not None:
         chosen = few_shot(labels, recipe.shots, seed=seed, held_out=held_out, classes=run.dataset.classes)
@@ -172,13 +178,20 @@ def _splits(run: Run, bench: Bench, model: torch.nn.Module, device: torch.device
         chosen = fraction(labels, recipe.fraction, seed=seed, held_out=held_out)
     digests, skipped = {"train": everything.digest}, {"train": len(everything.skipped)}
     if held_out is not None:
-        judged, name = everything.subset(held_out), "validation"
+        judged = everything.subset(held_out)
     else:
-        judged, name = bench.cache.get(run.dataset, split="test", size=size, root=run.machine.data_path), "test"
-        digests["test"], skipped["test"] = judged.digest, len(judged.skipped)
-    images, chosen_labels = everything.images[chosen].to(device), labels[chosen].to(device)
+        judged = bench.cache.get(dataset, part=name, size=size, root=run.machine.data_path)
+        digests[name], skipped[name] = judged.digest, len(judged.skipped)
     return Splits(
-        train=TrainingData(images=images, labels=chosen_labels, mean=mean, std=std),
+        train=training_feed(
+            dataset,
+            everything,
+            chosen,
+            recipe=recipe,
+            statistics=run.backbone.image_statistics(model),
+            machine=run.machine,
+            device=device,
+        ),
         judged=judged,
         name=name,
         digests=digests,
@@ -191,7 +204,7 @@ def _train(
     bench: Bench,
     objective: Objective,
     adaptation: Adaptation,
-    data: TrainingData,
+    feed: Feed,
     accelerator: Accelerator,
     *,
     log_step: Callable[..., None],
@@ -205,7 +218,7 @@ def _train(
         objective,
         backbone=adaptation.trainable(),
         recipe=run.recipe,
-        data=data,
+        feed=feed,
         accelerator=accelerator,
         seed=seed_for(run.seed, "training"),
         checkpointer=_checkpointer(run, bench),
@@ -254,8 +267,8 @@ def _judge(run: Run, objective: Objective, splits: Splits, device: torch.device)
     return predict(
         objective,
         splits.judged,
-        mean=splits.train.mean,
-        std=splits.train.std,
+        mean=splits.train.look.mean,
+        std=splits.train.look.std,
         batch_size=run.machine.evaluation_batch_size,
         device=device,
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from results.record import Key, canonical, run_id_of_parts
-from runners.compose import SCIENTIFIC, Composed, ConfigError, check_seed, instantiate_part, plain
+from runners.compose import SCIENTIFIC, Composed, ConfigError, check_seed, deciding, instantiate_part
 
 if TYPE_CHECKING:
     from randlora.adapter import Targets
@@ -69,6 +69,7 @@ class Planner:
             recipe.task.check_backbone(backbone)
             method.check_task(has_head=recipe.task.has_head)
             recipe = recipe.for_dataset(objects["dataset"].name, epochs=getattr(objects["dataset"], "epochs", None))
+            _check_validation(objects["dataset"], recipe)
             solution = self._once("solution", _solve, objects["budget"], method, backbone)
         except ValueError as error:
             raise ConfigError(str(error)) from error
@@ -86,7 +87,7 @@ class Planner:
         )
 
     def _plain(self, composed: Composed, name: str) -> Any:
-        return self._once("plain", plain, composed.nodes[name])
+        return self._once("plain", deciding, composed.nodes[name])
 
     def _object(self, composed: Composed, name: str) -> Any:
         return self._once(f"object {name}", lambda node: instantiate_part(name, node), composed.nodes[name])
@@ -136,6 +137,15 @@ def check_sites(method: object, targets: Targets) -> None:
     if isinstance(method, AdapterMethod):
         for site in targets.sites:
             check_site(method, site)
+
+
+def _check_validation(dataset: ImageDataset, recipe: Recipe) -> None:
+    """Raise ValueError where a run is to be judged on a validation part that the data set does not have."""
+    if recipe.evaluate_on == "validation" and recipe.validation_per_class == 0 and not dataset.splits.has_validation:
+        raise ValueError(
+            f"recipe.evaluate_on=validation, but dataset {dataset.name} has no validation part; set "
+            "dataset.splits.hold_out=0.1, or hold some images of every class out with recipe.validation_per_class=…"
+        )
 
 
 def _solve(budget: Any, method: Any, backbone: Backbone) -> Solution:

@@ -60,7 +60,7 @@ def main(config: DictConfig) -> int:
     size = backbone.image_size(model)
     mix = mix_training_splits(settings["train"], size=size, root=machine.data_path, cache=cache)
     for dataset in settings["test"].values():  # what is missing is found now and not after the training
-        cache.get(dataset, split="test", size=size, root=machine.data_path)
+        cache.get(dataset, part="test", size=size, root=machine.data_path)
     templates = tuple(config.templates)
     vocabulary = Vocabulary(classes=mix.classes, prompt=templates[0], templates=templates)
     objective = recipe.task.build(backbone=backbone, model=model, vocabulary=vocabulary, seed=config.seed)
@@ -103,7 +103,7 @@ def zero_shot(
     model = backbone.build(root=ROOT, device=device)
     vocabulary = Vocabulary(classes=dataset.classes, prompt=templates[0], templates=templates)
     objective = FrozenTextHead(label_smoothing=0.0).build(backbone=backbone, model=model, vocabulary=vocabulary, seed=0)
-    split = cache.get(dataset, split="test", size=backbone.image_size(model), root=machine.data_path)
+    split = cache.get(dataset, part="test", size=backbone.image_size(model), root=machine.data_path)
     mean, std = backbone.image_statistics(model)
     found = predict(objective, split, mean=mean, std=std, batch_size=machine.evaluation_batch_size, device=device)
     return found.top1()
@@ -112,20 +112,32 @@ def zero_shot(
 def _train(
     config: DictConfig, settings: Mapping[str, Any], objective: Objective, *, mix: TrainingMix, accelerator: Accelerator
 ) -> float:
+    import torch
+
+    from randlora.data.feed import Look, StoredFeed
+    from runners.feeding import MIB
     from runners.interrupt import stop_on_signals
     from runners.progress import step_progress
-    from runners.trainer import TrainingData, train
+    from runners.trainer import train
 
     machine, backbone, model = settings["machine"], settings["backbone"], objective.model
     adaptation = settings["method"].apply(model, backbone.targets_of(model), seed=config.seed)
     mean, std = backbone.image_statistics(model)
-    images, labels = mix.images.to(accelerator.device), mix.labels.to(accelerator.device)
+    recipe = settings["recipe"]
+    feed = StoredFeed(
+        mix.images,
+        torch.arange(len(mix.labels)),
+        mix.labels,
+        look=Look(augmentation=recipe.augmentation, mean=mean, std=std),
+        device=accelerator.device,
+        resident_bytes=machine.resident_mib * MIB,
+    )
     with stop_on_signals() as stop, step_progress("pretrain") as on_step:
         clock = train(
             objective,
             backbone=adaptation.trainable(),
-            recipe=settings["recipe"],
-            data=TrainingData(images=images, labels=labels, mean=mean, std=std),
+            recipe=recipe,
+            feed=feed,
             accelerator=accelerator,
             seed=config.seed,
             checkpointer=_checkpointer(config, machine),

@@ -4,10 +4,10 @@ Everything is checked before anything is loaded. A configuration that is recorde
 interrupted continues where it stopped.
 
 Examples:
-  randlora run method=randlora dataset=eurosat recipe.shots=16 seed=1
-  randlora run method=lora budget=match_lora budget.reference.rank=4 dataset=mnist
-  randlora run -m method=lora,randlora dataset=mnist,eurosat seed=1,2,3     Hydra's multirun
-  randlora run backbone=clip_vit_b32 recipe=clip dataset=eurosat logger=wandb
+  randlora run method=randlora dataset=mini_eurosat recipe.shots=16 seed=1
+  randlora run method=lora budget=match_lora budget.reference.rank=4 dataset=mini_mnist
+  randlora run -m method=lora,randlora dataset=mini_mnist,mini_eurosat seed=1,2,3     Hydra's multirun
+  randlora run backbone=clip_vit_b32 recipe=clip dataset=mini_eurosat logger=wandb
   randlora run method=vera --cfg job                                        print the configuration and stop
 """
 

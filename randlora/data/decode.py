@@ -1,32 +1,39 @@
-"""From encoded images to one uint8 tensor per split, with CLIP's evaluation geometry."""
+"""From encoded images to uint8 tensors, with CLIP's evaluation geometry."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from randlora.data.boxes import Box
 from randlora.data.errors import DataError
-from randlora.data.sources import RawSplit
+from randlora.data.raw import Encoded, RawSplit
 
 if TYPE_CHECKING:
     from jaxtyping import Int64, UInt8
+    from PIL.Image import Image
     from torch import Tensor
 
 Unreadable = Literal["error", "skip"]
+Sink = Callable[["UInt8[Tensor, '3 size size']", int], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DecodedSplit:
-    """A split in memory, in the order of its source.
+    """Decoded images with their labels, in the order of their source.
 
-    ``digest`` is the SHA-256 of the source file where one file holds the split, else of the decoded images and labels.
-    ``skipped`` are the positions in the source of images that could not be read; they are not among ``images``.
+    ``digest`` is that of the source (:class:`randlora.data.raw.RawSplit`), where it has none the SHA-256 of the
+    decoded images and labels. ``skipped`` are the positions of images that could not be read; they are not among
+    ``images``.
     """
 
     images: UInt8[Tensor, "n 3 size size"]
@@ -49,76 +56,161 @@ class DecodedSplit:
         )
 
 
-def decode_image(encoded: bytes, size: int) -> UInt8[Tensor, "3 size size"]:
-    """Decode one image: to RGB, bicubic to ``size`` on the short side, centre crop (CLIP's evaluation transform).
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decoding:
+    """What decoding a split gave beside the images: labels of the images passed on, digest, positions left out."""
+
+    labels: Int64[Tensor, " n"]
+    digest: str
+    skipped: tuple[int, ...]
+
+
+def open_rgb(encoded: Encoded, box: Box | None = None) -> Image:
+    """Return the image in RGB at its full size, cut to ``box`` (without one: to the box that ``encoded`` carries).
 
     RGB comes first because a palette image cannot be interpolated.
 
     Raises:
-        OSError, ValueError, SyntaxError: as Pillow does for what is not a readable image.
+        OSError, ValueError, SyntaxError: as Pillow does for what is not a readable image, and for a box outside it.
     """
-    from PIL import Image
+    from PIL import Image as pillow
 
-    with Image.open(io.BytesIO(encoded)) as opened:
-        image = opened.convert("RGB")
+    if "problem" in encoded:
+        raise ValueError(encoded["problem"])
+    given = encoded.get("image")
+    if given is not None:
+        image = given.convert("RGB")
+    else:
+        with pillow.open(io.BytesIO(_content(encoded))) as opened:
+            image = opened.convert("RGB")
+    box = box if box is not None else encoded.get("box")
+    return image if box is None else image.crop(box.pixels(*image.size))
+
+
+def resize_and_crop(image: Image, size: int) -> Image:
+    """Return an RGB image, bicubic to ``size`` on the short side, centre crop (CLIP's evaluation transform)."""
+    from PIL.Image import Resampling
+
     short = min(image.size)
     width, height = (int(size * side / short) for side in image.size)
     if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        image = image.resize((width, height), Resampling.BICUBIC)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    image = image.crop((left, top, left + size, top + size))
+    return image.crop((left, top, left + size, top + size))
+
+
+def decode_image(encoded: Encoded, size: int) -> UInt8[Tensor, "3 size size"]:
+    """Decode one image to ``size`` x ``size`` pixels: ``open_rgb`` and ``resize_and_crop``.
+
+    Raises:
+        OSError, ValueError, SyntaxError: as ``open_rgb``.
+    """
+    image = resize_and_crop(open_rgb(encoded), size)
     flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return flat.view(size, size, 3).permute(2, 0, 1).contiguous()
 
 
-def decode_split(raw: RawSplit, *, where: str, n_classes: int, size: int, on_unreadable: Unreadable) -> DecodedSplit:
-    """Decode all images of an opened split; ``where`` names dataset and split in errors.
+def decode_split(raw: RawSplit, *, where: str, size: int, on_unreadable: Unreadable, workers: int = 1) -> DecodedSplit:
+    """Decode all images of an opened split into memory; arguments and errors as of :func:`decode_into`."""
+    images: list[Tensor] = []
+    found = decode_into(
+        raw,
+        where=where,
+        size=size,
+        on_unreadable=on_unreadable,
+        sink=lambda image, _: images.append(image),
+        workers=workers,
+    )
+    return DecodedSplit(images=torch.stack(images), labels=found.labels, digest=found.digest, skipped=found.skipped)
+
+
+def decode_into(
+    raw: RawSplit,
+    *,
+    where: str,
+    size: int,
+    on_unreadable: Unreadable,
+    sink: Sink,
+    workers: int = 1,
+) -> Decoding:
+    """Decode the images of an opened split one by one and pass each with its label to ``sink``, in their order.
+
+    Args:
+        raw: the split; its rows are used up.
+        where: dataset and part, for errors.
+        size: pixels a side.
+        on_unreadable: ``error``, or ``skip`` to leave out what cannot be decoded.
+        sink: takes (uint8 image of 3 x size x size, label), on the calling thread.
+        workers: threads that decode; they change neither order nor result.
 
     Raises:
-        DataError: for an unreadable image (unless skipped), a label outside the classes, or a split without images.
+        DataError: for an unreadable image (unless skipped) or a split without images.
     """
-    from PIL import Image
-
-    images, labels, skipped = [], [], []
-    for index, (encoded, label) in enumerate(raw.rows):
-        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < n_classes:
-            raise DataError(
-                f"{where}: image {index} has the label {label!r}; {n_classes} classes allow 0 to {n_classes - 1}: "
-                "correct the data, or the list of classes"
-            )
-        try:
-            images.append(decode_image(_content(encoded), size))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            if on_unreadable == "error":
-                raise DataError(
-                    f"{where}: image {index} ({encoded.get('path') or 'no file name'}) is unreadable: {error}; "
-                    "replace it, or set on_unreadable: skip to leave such images out and have them reported"
-                ) from error
-            skipped.append(index)
-        else:
+    labels: list[int] = []
+    skipped: list[int] = []
+    sha = hashlib.sha256()
+    with closing(raw.rows) as rows:
+        for index, (encoded, label, image) in enumerate(_decoded(rows, size=size, workers=workers)):
+            if not isinstance(image, torch.Tensor):
+                if on_unreadable == "error":
+                    raise DataError(
+                        f"{where}: image {index} ({encoded.get('path') or 'no file name'}) is unreadable: {image}; "
+                        "replace it, or set on_unreadable: skip to leave such images out and have them reported"
+                    ) from image
+                skipped.append(index)
+                continue
             labels.append(label)
-    if not images:
+            sha.update(image.numpy().data)
+            sink(image, label)
+    if not labels:
         raise DataError(
             f"{where}: the split holds no readable images ({len(skipped)} unreadable ones); check the source"
         )
-    stacked, label_tensor = torch.stack(images), torch.tensor(labels, dtype=torch.int64)
-    digest = raw.file_digest or content_digest(stacked, label_tensor)
-    return DecodedSplit(images=stacked, labels=label_tensor, digest=digest, skipped=tuple(skipped))
+    sha.update(repr((size, labels)).encode())
+    return Decoding(
+        labels=torch.tensor(labels, dtype=torch.int64),
+        digest=raw.digest or sha.hexdigest(),
+        skipped=tuple(skipped),
+    )
 
 
-def content_digest(images: UInt8[Tensor, "n 3 size size"], labels: Int64[Tensor, " n"]) -> str:
-    """Return the SHA-256 of decoded images and labels, in hexadecimal; it depends on the size they were decoded to."""
-    sha = hashlib.sha256(repr(tuple(images.shape)).encode())
-    for image in images:
-        sha.update(image.numpy().tobytes())
-    sha.update(repr(labels.tolist()).encode())
-    return sha.hexdigest()
+def _decoded(
+    rows: Iterable[tuple[Encoded, Any]], *, size: int, workers: int
+) -> Iterator[tuple[Encoded, Any, Tensor | Exception]]:
+    """Yield encoded image, label and decoded image or what is wrong with it, some images ahead with several threads."""
+    if workers <= 1:
+        for encoded, label in rows:
+            yield encoded, label, _try_decode(encoded, size)
+        return
+    ahead: deque[tuple[Encoded, Any, Future[Tensor | Exception]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for encoded, label in rows:
+                ahead.append((encoded, label, pool.submit(_try_decode, encoded, size)))
+                if len(ahead) > 4 * workers:
+                    first, its_label, future = ahead.popleft()
+                    yield first, its_label, future.result()
+            while ahead:
+                first, its_label, future = ahead.popleft()
+                yield first, its_label, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _content(encoded: Mapping[str, Any]) -> bytes:
+def _try_decode(encoded: Encoded, size: int) -> Tensor | Exception:
+    from PIL.Image import DecompressionBombError
+
+    try:
+        return decode_image(encoded, size)
+    except (OSError, ValueError, SyntaxError, DecompressionBombError) as error:
+        return error
+
+
+def _content(encoded: Encoded) -> bytes:
     content = encoded.get("bytes")
     if content is not None:
         return content
-    if not encoded.get("path"):
+    path = encoded.get("path")
+    if not path:
         raise ValueError("neither bytes nor a file")
-    return Path(encoded["path"]).read_bytes()
+    return Path(path).read_bytes()

@@ -1,21 +1,29 @@
-"""A dataset of images is a description: where the images are, what its classes are called, how to prompt."""
+"""A dataset of images is a description: where the images are, how they are split, what its classes are called."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Self, get_args
 
 import torch
 
+from randlora.checks import is_number
 from randlora.data.decode import DecodedSplit, Unreadable, decode_split
 from randlora.data.errors import DataError
-from randlora.data.sources import RawSplit, Source, open_split
+from randlora.data.labels import LabelMap
+from randlora.data.prompts import fill, problem_of_classes, problem_of_templates
+from randlora.data.raw import RawSplit, Rows, Source, combined_digest, join
+from randlora.data.splits import PARTS, Part, SplitRule
 
-Split = Literal["train", "test"]
-PLACEHOLDER = "{class}"
+if TYPE_CHECKING:
+    from jaxtyping import Int64
+    from torch import Tensor
+
+    from randlora.data.prepared import PreparedStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +34,14 @@ class ImageDataset:
         name: short name, as in file names and on the command line, such as ``eurosat``.
         title: name for people, as in tables, such as ``EuroSAT``.
         version: raised when a prompt, a class name or a split rule changes, because the numbers change with it.
-        source: where the images are.
-        image_column: column of the source that holds the images.
-        label_column: column of the source that holds the labels.
-        train_split: name of the split in the source to train on (and to hold validation images out of).
-        test_split: name of the split in the source to test on.
+        source: the key in ``sources`` that is read.
+        sources: places the same images can come from.
+        splits: how the splits of a source become train, validation and test.
+        sizes: number of images of each part under ``train_on: without_validation``, checked
+            where it is stated (None: of no part).
+        epochs: passes for 50 % and 100 % of the training images in the paper (Table 7); None outside it.
+        download_mib: what the first choice of source downloads, in MiB; 0: nothing; None: not known.
         classes: the words for each class in prompts, in the order of the labels.
-        source_classes: the label names the source has to state, in order; a difference is an error. None: not
-            checked, except that ``classes`` must not be the same names in another order.
         prompt: template of image-text training and of the single-prompt test, with ``{class}``.
         templates: templates averaged in a zero-shot head, each with ``{class}``.
         licence: licence of the images.
@@ -47,13 +55,13 @@ class ImageDataset:
     name: str
     title: str
     version: int
-    source: Source
-    image_column: str
-    label_column: str
-    train_split: str
-    test_split: str
+    source: str
+    sources: Mapping[str, Source]
+    splits: SplitRule
+    sizes: Mapping[str, int | None] | None
+    epochs: int | None
+    download_mib: float | None
     classes: Sequence[str]
-    source_classes: Sequence[str] | None
     prompt: str
     templates: Sequence[str]
     licence: str
@@ -61,21 +69,23 @@ class ImageDataset:
     on_unreadable: Unreadable = "error"
 
     def __post_init__(self) -> None:
-        for field in ("classes", "source_classes", "templates"):
+        for field in ("classes", "templates"):
             value = getattr(self, field)
             if isinstance(value, str):
                 raise self._invalid(field, f"is the string {value!r}; give a list of strings")
-            # Lists come from YAML; tuples make the description hashable, which the cache of decoded splits relies on.
-            if value is not None:
-                object.__setattr__(self, field, tuple(value))
-        self._check_classes()
-        self._check_templates()
-        if self.version < 1:
-            raise self._invalid("version", f"is {self.version}; give a whole number from 1")
-        if self.train_split == self.test_split:
-            raise self._invalid("test_split", f"is the training split {self.train_split!r}; test images must be others")
+            object.__setattr__(self, field, tuple(value))
+        problems = {
+            "classes": problem_of_classes(self.classes),
+            "prompt": problem_of_templates([self.prompt]),
+            "templates": problem_of_templates(self.templates),
+        }
+        for field, problem in problems.items():
+            if problem is not None:
+                raise self._invalid(field, problem)
         if self.on_unreadable not in get_args(Unreadable):
             raise self._invalid("on_unreadable", f"is {self.on_unreadable!r}; give one of {get_args(Unreadable)}")
+        self._check_numbers()
+        self._check_sources()
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -87,90 +97,188 @@ class ImageDataset:
         """For every class, in the order of the labels, its words in every template of the zero-shot head."""
         return tuple(tuple(fill(template, name) for template in self.templates) for name in self.classes)
 
-    def load(self, *, split: Split, size: int, root: Path) -> DecodedSplit:
-        """Read and decode one split to ``size`` x ``size`` pixels; relative paths of the source start at ``root``.
+    @property
+    def chosen(self) -> Source:
+        """The source that is read."""
+        return self.sources[self.source]
 
-        The whole split is held in memory, 3·size² bytes an image: 1.2 GB for 8,000 images of 224 pixels.
+    @property
+    def identity(self) -> str:
+        """What decides the images of every part and their labels, as JSON: equal texts stand for equal images.
+
+        That is the chosen source, the split rule, version and classes, and what happens to unreadable images; where
+        the relative paths of a source start is not in it.
+        """
+        parts = {
+            "source": {"kind": type(self.chosen).__name__, **asdict(self.chosen)},
+            "splits": {"kind": type(self.splits).__name__, **asdict(self.splits)},
+            "version": self.version,
+            "classes": self.classes,
+            "on_unreadable": self.on_unreadable,
+        }
+        return json.dumps(parts, sort_keys=True)
+
+    def without_validation(self) -> Self:
+        """Return the dataset whose training part shares no image with its validation part (itself, where it is so)."""
+        return replace(self, splits=self.splits.without_validation()) if self.splits.draws_validation else self
+
+    def size_of(self, part: Part) -> int | None:
+        """Return how many images a part has to have, None where that is not stated."""
+        assert self.sizes is not None
+        size = self.sizes[part]
+        if part == "train" and self.splits.draws_validation and self.splits.train_on == "full":
+            held_out = self.sizes["validation"]
+            return None if size is None or held_out is None else size + held_out
+        return size
+
+    def open(self, part: Part, *, root: Path, progress: bool = False) -> RawSplit:
+        """Open a part: its encoded images with labels as positions in ``classes``, in the order of the source.
+
+        Args:
+            part: ``train`` (which obeys ``train_on``), ``validation`` or ``test``.
+            root: folder that relative paths of the source start from.
+            progress: show the progress bars of downloads.
 
         Raises:
-            ValueError: for a split other than ``train`` and ``test`` or a size below 1.
+            ValueError: for another part.
             DataError: if the data is missing, unreadable or does not fit this description.
         """
-        if split not in get_args(Split) or size < 1:
+        if part not in PARTS:
+            raise ValueError(f"open({part!r}): the parts are {', '.join(PARTS)}")
+        if part == "validation" and not self.splits.has_validation:
+            raise DataError(
+                f"dataset {self.name} has no validation part; set splits.hold_out to hold some training images out, or "
+                "let the recipe hold out some of every class (recipe.validation_per_class)"
+            )
+        where = self.where(part)
+        raw = join([self.chosen.open(key, root=root, progress=progress) for key in self.splits.keys(part)], where)
+        names = self.chosen.label_names
+        label_map = LabelMap.between(stated=raw.class_names, label_names=names, classes=self.classes, where=where)
+        positions = self._positions(raw, part, label_map)
+        return RawSplit(
+            class_names=tuple(self.classes),
+            digest=raw.digest if positions is None else _part_digest(raw.digest, positions),
+            n_rows=raw.n_rows if positions is None else len(positions),
+            read_labels=lambda: _read_labels(raw, label_map, where=where, positions=positions),
+            rows=_rows(raw, label_map, where=where, positions=positions),
+        )
+
+    def load(
+        self, *, part: Part, size: int, root: Path, store: PreparedStore | None = None, workers: int = 1
+    ) -> DecodedSplit:
+        """Return a part at ``size`` x ``size`` pixels: from ``store`` where it is prepared, else read and decoded.
+
+        What is decoded is held in memory, 3·size² bytes an image: 1.2 GB for 8,000 images of 224 pixels.
+
+        Raises:
+            ValueError: for a part other than ``train``, ``validation`` and ``test``, or a size below 1.
+            DataError: if the data is missing, unreadable or does not fit this description.
+        """
+        if part not in PARTS or size < 1:
             raise ValueError(
-                f"load(split={split!r}, size={size}): the splits are {get_args(Split)}, the size at least 1"
+                f"load(part={part!r}, size={size}): the parts are {', '.join(PARTS)}, the size is at least 1"
             )
-        stored = self.train_split if split == "train" else self.test_split
-        where = f"dataset {self.name}, split {stored!r}"
-        columns = {"image_column": self.image_column, "label_column": self.label_column}
-        with open_split(self.source, split=stored, root=root, **columns) as raw:
-            self._check_source_classes(raw, where)
-            decoded = decode_split(
-                raw, where=where, n_classes=len(self.classes), size=size, on_unreadable=self.on_unreadable
-            )
-        if split == "train":
-            self._check_every_class(decoded, where)
+        prepared = None if store is None else store.find(self, size)
+        if prepared is not None:
+            return prepared.part(part)
+        raw = self.open(part, root=root)
+        where = self.where(part)
+        decoded = decode_split(raw, where=where, size=size, on_unreadable=self.on_unreadable, workers=workers)
+        self.check(part, labels=decoded.labels, n_skipped=len(decoded.skipped))
         return decoded
 
-    def _check_classes(self) -> None:
-        if len(self.classes) < 2:
-            raise self._invalid("classes", f"has {len(self.classes)} entries; give the words of at least 2 classes")
-        for label, words in enumerate(self.classes):
-            if not isinstance(words, str) or not words.strip():
-                raise self._invalid(
-                    "classes", f"entry {label} is {words!r}; give each class non-empty words (quote numbers)"
-                )
-        repeated = [words for words, count in Counter(self.classes).items() if count > 1]
-        if repeated:
-            raise self._invalid("classes", f"names {repeated[0]!r} twice; every class needs words of its own")
-        if self.source_classes is not None and len(self.source_classes) != len(self.classes):
-            raise self._invalid(
-                "source_classes",
-                f"has {len(self.source_classes)} entries for {len(self.classes)} classes; give one each",
-            )
+    def where(self, part: Part) -> str:
+        """Return what errors call a part."""
+        return f"dataset {self.name}, {part} part"
 
-    def _check_templates(self) -> None:
-        if not self.templates:
-            raise self._invalid("templates", f"is empty; give at least one, such as 'a photo of a {PLACEHOLDER}.'")
-        for field, templates in (("prompt", (self.prompt,)), ("templates", self.templates)):
-            for template in templates:
-                if PLACEHOLDER not in template:
-                    raise self._invalid(
-                        field, f"{template!r} lacks {PLACEHOLDER}; write for example 'a photo of a {PLACEHOLDER}.'"
-                    )
+    def check(self, part: Part, *, labels: Int64[Tensor, " n"], n_skipped: int) -> None:
+        """Hold what was read to this description: the number of images, and in training an image of every class.
 
-    def _check_source_classes(self, raw: RawSplit, where: str) -> None:
-        found = raw.class_names
-        if found is not None and len(found) != len(self.classes):
+        Raises:
+            DataError: if it does not fit, with the numbers found and stated.
+        """
+        found, stated = len(labels) + n_skipped, self.size_of(part)
+        if stated is not None and found != stated:
             raise DataError(
-                f"{where}: the source has {len(found)} classes, the dataset {len(self.classes)}; list each once"
+                f"{self.where(part)}: {self.chosen} holds {found:,} images, sizes states {stated:,}; the download may "
+                "be incomplete or the source another version: fetch it again, or correct sizes (null: not checked)"
             )
-        if self.source_classes is None:
-            if found is not None and found != self.classes and set(found) == set(self.classes):
-                raise DataError(f"{where}: classes are the label names of the source in another order: {list(found)}")
+        if part != "train":
             return
-        if found is None:
-            raise DataError(f"{where}: the source states no label names to check; set source_classes: null")
-        for label, (expected, actual) in enumerate(zip(self.source_classes, found, strict=True)):
-            if expected != actual:
-                raise DataError(
-                    f"{where}: label {label} is {actual!r} in the source, {expected!r} in source_classes; put "
-                    f"classes and source_classes in the order of the source: {list(found)}"
-                )
-
-    def _check_every_class(self, decoded: DecodedSplit, where: str) -> None:
-        counts = torch.bincount(decoded.labels, minlength=len(self.classes))
+        counts = torch.bincount(labels, minlength=len(self.classes))
         empty = [self.classes[label] for label in (counts == 0).nonzero().flatten().tolist()]
         if empty:
             raise DataError(
-                f"{where}: no training image of {', '.join(map(repr, empty))}; "
+                f"{self.where(part)}: no training image of {', '.join(map(repr, empty))}; "
                 "add images, or take the class out of the data"
             )
+
+    def _positions(self, raw: RawSplit, part: Part, label_map: LabelMap) -> Int64[Tensor, " k"] | None:
+        needs = self.splits.needs(part)
+        if needs == "nothing":
+            return None
+        try:
+            if needs == "count":
+                count = raw.n_rows if raw.n_rows is not None else len(raw.read_labels())
+                return self.splits.positions(part, count=count)
+            labels = _read_labels(raw, label_map, where=self.where(part), positions=None)
+            return self.splits.positions(part, labels=torch.tensor(labels, dtype=torch.int64))
+        except DataError as error:
+            raise DataError(f"{self.where(part)}: {str(error).removeprefix(f'{self.where(part)}: ')}") from error
+
+    def _check_sources(self) -> None:
+        object.__setattr__(self, "sources", dict(self.sources))
+        if self.source not in self.sources:
+            raise self._invalid("source", f"is {self.source!r}; give one of {', '.join(self.sources) or 'none'}")
+        needed = {key for part in PARTS for key in self.splits.keys(part)}
+        for key, source in self.sources.items():
+            if not isinstance(source, Source):
+                raise self._invalid(f"sources.{key}", f"is {source!r}; give a source, with its _target_")
+            names = source.label_names
+            if names is not None and len(names) != len(self.classes):
+                raise self._invalid(
+                    f"sources.{key}.label_names",
+                    f"has {len(names)} entries for {len(self.classes)} classes; give one each",
+                )
+        lacking = sorted(needed - set(self.chosen.splits))
+        if lacking:
+            raise self._invalid(
+                f"sources.{self.source}.splits",
+                f"has no {lacking[0]!r}, which the split rule names; it has {', '.join(self.chosen.splits)}",
+            )
+
+    def _check_numbers(self) -> None:
+        sizes = dict(self.sizes or {})
+        if set(sizes) - set(PARTS):
+            raise self._invalid("sizes", f"has {sorted(set(sizes) - set(PARTS))}; its keys are {', '.join(PARTS)}")
+        object.__setattr__(self, "sizes", {part: sizes.get(part) for part in PARTS})
+        numbers = {"version": self.version, "epochs": self.epochs} | {
+            f"sizes.{part}": sizes.get(part) for part in PARTS
+        }
+        for field, value in numbers.items():
+            optional = field != "version" and value is None
+            if not optional and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise self._invalid(field, f"is {value!r}; give a whole number from 1")
+        if self.download_mib is not None and (not is_number(self.download_mib) or self.download_mib < 0):
+            raise self._invalid("download_mib", f"is {self.download_mib!r}; give a number of MiB, or null")
 
     def _invalid(self, field: str, problem: str) -> ValueError:
         return ValueError(f"dataset {self.name}: {field} {problem}")
 
 
-def fill(template: str, words: str) -> str:
-    """Return the template with ``{class}`` replaced by the words of a class."""
-    return template.replace(PLACEHOLDER, words)
+def _rows(raw: RawSplit, label_map: LabelMap, *, where: str, positions: Tensor | None) -> Rows:
+    wanted = None if positions is None else set(positions.tolist())
+    for index, (encoded, label) in enumerate(raw.rows):
+        if wanted is None or index in wanted:
+            yield encoded, None if "problem" in encoded else label_map(label, where=where, index=index)
+
+
+def _read_labels(raw: RawSplit, label_map: LabelMap, *, where: str, positions: Tensor | None) -> list[int]:
+    labels = raw.read_labels()
+    wanted = range(len(labels)) if positions is None else positions.tolist()
+    return [label_map(labels[index], where=where, index=index) for index in wanted]
+
+
+def _part_digest(digest: str | None, positions: Tensor) -> str | None:
+    chosen = hashlib.sha256(json.dumps(positions.tolist()).encode()).hexdigest()
+    return combined_digest([digest, chosen])

@@ -47,7 +47,7 @@ def mix_training_splits(
         raise ValueError("a training mix needs at least one data set")
     images, labels, classes, digests = [], [], dict[str, int](), {}
     for part in parts.values():
-        split = cache.get(part, split="train", size=size, root=root)
+        split = cache.get(part, part="train", size=size, root=root)
         shared = torch.tensor([classes.setdefault(words, len(classes)) for words in part.classes])
         images.append(split.images)
         labels.append(shared[split.labels])

@@ -1,0 +1,91 @@
+"""From the labels of a source to those of a dataset, by the names of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from randlora.data.errors import DataError
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelMap:
+    """Turns what a source gives as a label into the position of its class.
+
+    Attributes:
+        names: the source's name of every class, in the order of the dataset's classes.
+        order: the class of each label of the source; None: labels are positions already.
+        checkable: whether labels that are numbers may be used (not where names were to be checked and none are stated).
+    """
+
+    names: Sequence[str]
+    order: Sequence[int] | None
+    checkable: bool
+
+    @classmethod
+    def between(
+        cls, *, stated: Sequence[str] | None, label_names: Sequence[str] | None, classes: Sequence[str], where: str
+    ) -> Self:
+        """Return the map from a source that states the names ``stated`` to ``classes``.
+
+        Names in another order are mapped by name: those of ``label_names``, or ``classes`` themselves where the source
+        states exactly these words.
+
+        Raises:
+            DataError: if the numbers of classes differ, or the source states other names than ``label_names``.
+        """
+        names = tuple(label_names if label_names is not None else classes)
+        if stated is None:
+            return cls(names=names, order=None, checkable=label_names is None)
+        if len(stated) != len(classes):
+            raise DataError(
+                f"{where}: the source has {len(stated)} classes ({_some(stated)}), the dataset {len(classes)} "
+                f"({_some(classes)}); list each class once, or choose another source"
+            )
+        unknown, absent = (_difference(*pair) for pair in ((stated, names), (names, stated)))
+        if label_names is None and unknown:
+            return cls(names=names, order=None, checkable=True)
+        if unknown or absent:
+            raise DataError(
+                f"{where}: the source states the label names {_some(unknown)}, and label_names lists {_some(absent)} "
+                f"in their place ({len(unknown)} of {len(stated)} differ); use the source's own names, in the order of "
+                f"classes: it states {list(stated)}"
+            )
+        place = {name: label for label, name in enumerate(names)}
+        return cls(names=names, order=tuple(place[name] for name in stated), checkable=True)
+
+    def __call__(self, label: Any, *, where: str, index: int) -> int:
+        """Return the class of the label of image ``index``.
+
+        Raises:
+            DataError: if it is no name of a class, or no whole number below the number of classes.
+        """
+        if isinstance(label, str):
+            if label in self.names:
+                return self.names.index(label)
+            raise DataError(
+                f"{where}: image {index} has the label {label!r}, which is none of the names {_some(self.names)}; "
+                "choose a label column of numbers, or list the source's own names under label_names"
+            )
+        if not self.checkable:
+            raise DataError(
+                f"{where}: the source states no label names to check; set label_names: null, or choose another source"
+            )
+        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(self.names):
+            raise DataError(
+                f"{where}: image {index} has the label {label!r}; {len(self.names)} classes allow 0 to "
+                f"{len(self.names) - 1}: correct the data, the label column, or the list of classes"
+            )
+        return label if self.order is None else self.order[label]
+
+
+def _difference(ones: Sequence[str], others: Sequence[str]) -> list[str]:
+    return [one for one in ones if one not in set(others)]
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:_SHOWN]))
+    return f"{shown}, …" if len(names) > _SHOWN else shown
