@@ -6,14 +6,14 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from randlora.data.augment import augment, normalise
+from randlora.data.feed import Feed
 from randlora.recipe import Recipe
 from randlora.seeds import seed_for
 from randlora.tasks.base import Objective
@@ -23,7 +23,6 @@ from runners.optimizers import Optimizers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from jaxtyping import Int, UInt8
     from torch import Tensor
 
 WARMUP_TIMINGS = 3  # first steps allocate and compile; they are timed apart
@@ -32,16 +31,6 @@ OnStep = Callable[[int, int, Mapping[str, float]], None]
 
 class DivergenceError(RuntimeError):
     """The training loss is no longer finite."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingData:
-    """Decoded training images on the training device, with the statistics the backbone expects."""
-
-    images: UInt8[Tensor, "n 3 s s"]
-    labels: Int[Tensor, " n"]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 @dataclass(kw_only=True)
@@ -76,7 +65,7 @@ def train(
     *,
     backbone: Mapping[str, nn.Parameter],
     recipe: Recipe,
-    data: TrainingData,
+    feed: Feed,
     accelerator: Accelerator,
     seed: int,
     checkpointer: Checkpointer,
@@ -93,7 +82,7 @@ def train(
         objective: gives the loss of a batch.
         backbone: the trained parameters of the backbone, by name.
         recipe: how to train.
-        data: the training images.
+        feed: the training images, on the accelerator's device.
         accelerator: placement, precision and gradient handling.
         seed: seed of the run.
         checkpointer: where state is kept; cleared by the caller once the run is recorded.
@@ -104,9 +93,10 @@ def train(
 
     Raises:
         DivergenceError: if the loss stops being finite.
+        DataError: if an image cannot be read.
         Interrupted: if ``stop`` said so.
     """
-    plan = recipe.plan(len(data.labels), seed=seed)
+    plan = recipe.plan(len(feed), seed=seed)
     total = recipe.total_steps(plan)
     head = dict(objective.head.named_parameters(prefix="head"))
     parameters = {**backbone, **head}
@@ -115,25 +105,28 @@ def train(
     clock = TrainingClock()
     start = _resume(checkpointer, parameters, optimizers, clock)
     objective.train()
-    for step in range(start, total):
-        began = time.perf_counter()
-        torch.manual_seed(seed_for(seed, "step", step))
-        images, labels = _batch(recipe, data, plan.indices(step), plan.augment_seeds(step))
-        waited = time.perf_counter() - began
-        with step_scope():
-            loss = _step(prepared, images, labels, step=step, recipe=recipe, accelerator=accelerator)
-        if recipe.clip_norm is not None:
-            accelerator.clip_grad_norm_(parameters.values(), recipe.clip_norm)
-        rate = optimizers.learning_rate()
-        optimizers.step()
-        _synchronise(accelerator.device)
-        clock.add(step_s=time.perf_counter() - began - waited, wait_s=waited)
-        on_step(step + 1, total, _report(loss, rate, step=step, total=total))
-        stopping = stop()
-        if step + 1 < total and (stopping or checkpointer.due(step + 1)):
-            _save(checkpointer, step + 1, parameters, optimizers, clock)
-            if stopping:
-                raise Interrupted(f"stopped after step {step + 1} of {total}; the same command continues from there")
+    with closing(feed.batches(plan, start=start, stop=total)) as batches:
+        for step in range(start, total):
+            began = time.perf_counter()
+            torch.manual_seed(seed_for(seed, "step", step))
+            images, labels = next(batches)
+            waited = time.perf_counter() - began
+            with step_scope():
+                loss = _step(prepared, images, labels, step=step, recipe=recipe, accelerator=accelerator)
+            if recipe.clip_norm is not None:
+                accelerator.clip_grad_norm_(parameters.values(), recipe.clip_norm)
+            rate = optimizers.learning_rate()
+            optimizers.step()
+            _synchronise(accelerator.device)
+            clock.add(step_s=time.perf_counter() - began - waited, wait_s=waited)
+            on_step(step + 1, total, _report(loss, rate, step=step, total=total))
+            stopping = stop()
+            if step + 1 < total and (stopping or checkpointer.due(step + 1)):
+                _save(checkpointer, step + 1, parameters, optimizers, clock)
+                if stopping:
+                    raise Interrupted(
+                        f"stopped after step {step + 1} of {total}; the same command continues from there"
+                    )
     return clock
 
 
@@ -147,12 +140,6 @@ def _step(
         accelerator.backward(loss)
         total += loss.detach()
     return total
-
-
-def _batch(recipe: Recipe, data: TrainingData, indices: Tensor, seeds: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    chosen = indices.to(data.images.device)
-    images = augment(data.images[chosen], seeds, recipe.augmentation)
-    return normalise(images, data.mean, data.std), data.labels[chosen]
 
 
 def _report(loss: Tensor, rate: float, *, step: int, total: int) -> dict[str, float]:
