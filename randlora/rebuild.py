@@ -61,12 +61,13 @@ class RebuildScope:
 
     def take(self, tensor: Tensor, recipe: Recipe) -> None:
         """Forget the tensor when autograd saves it; it must be alone in its storage."""
-        # the tensor itself is held as well: its address must not go to another one while the scope is open
-        self._offered[tensor.untyped_storage().data_ptr()] = (tensor, recipe)
+        # by the storage and not by its memory, which fake tensors do not have; the tensor itself is held as well: its
+        # place must not go to another one while the scope is open
+        self._offered[tensor.untyped_storage()._cdata] = (tensor, recipe)
 
     def recipe_of(self, tensor: Tensor) -> Recipe | None:
         """Return the recipe of a tensor offered to this scope or one around it, or None."""
-        offered = self._offered.get(tensor.untyped_storage().data_ptr())
+        offered = self._offered.get(tensor.untyped_storage()._cdata)
         if offered is not None:
             return offered[1]
         return None if self._outer is None else self._outer.recipe_of(tensor)
