@@ -12,4 +12,4 @@ from randlora.data.images import ImageDataset
 
 @pytest.fixture(scope="session")
 def embedded() -> Callable[[str], ImageDataset]:
-    return lambda name: instantiate(OmegaConf.load(ROOT / "conf" / "dataset" / f"{name}.yaml"))
+    return lambda name: instantiate(OmegaConf.load(ROOT / "conf" / "dataset" / f"{name}.yaml"), _convert_="all")

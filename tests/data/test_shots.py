@@ -119,12 +119,12 @@ def test_selection_of_nothing_is_an_error(labels: torch.Tensor) -> None:
         few_shot(labels[:0], 1, seed=1)
 
 
-@pytest.mark.parametrize("name", ["mnist", "pets3"])
+@pytest.mark.parametrize("name", ["mini_mnist", "pets3"])
 def test_selection_from_an_embedded_dataset_holds_no_test_image(
     embedded: Callable[[str], ImageDataset], name: str
 ) -> None:
     dataset = embedded(name)
-    train, test = (dataset.load(split=split, size=32, root=ROOT) for split in ("train", "test"))  # type: ignore[arg-type]
+    train, test = (dataset.load(part=part, size=32, root=ROOT) for part in ("train", "test"))
     tested = {image.numpy().tobytes() for image in test.images}
     for seed in (1, 2, 3):
         held_out = split_validation(train.labels, seed=seed, per_class=20)

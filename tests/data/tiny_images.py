@@ -7,10 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from randlora.data.images import ImageDataset
+from randlora.data.raw import Source
 from randlora.data.sources import ParquetSource
+from randlora.data.splits import OfficialSplits
 
 ROOT = Path(__file__).parents[2]
-EMBEDDED = ("eurosat", "fashion_mnist", "gtsrb", "mnist", "pets3")
+EMBEDDED = ("mini_eurosat", "fashion_mnist", "mini_gtsrb", "mini_mnist", "pets3")
+SPLITS = {"train": ["train"], "test": ["test"]}
+
+
+def folder_of(name: str) -> Path:
+    """Where the files of an embedded dataset are: those of a subset carry the name of the whole."""
+    return ROOT / "assets" / "data" / name.removeprefix("mini_")
 
 
 def png(colour: int, *, size: tuple[int, int] = (6, 6)) -> bytes:
@@ -35,18 +43,29 @@ def write_parquet(file: Path, images: Sequence[bytes], labels: Sequence[int], na
     pq.write_table(table.replace_schema_metadata({"huggingface": header}), file)
 
 
-def describe(**changes: Any) -> ImageDataset:
+def parquet(path: str = "tiny", **changes: Any) -> ParquetSource:
+    columns = {"image_column": "image", "label_column": "label"}
+    return ParquetSource(**{"path": path, **columns, "splits": SPLITS, "label_names": None, **changes})
+
+
+def official(**changes: Any) -> OfficialSplits:
+    none = {"validation": None, "hold_out": None, "hold_out_at_most": None}
+    return OfficialSplits(**{**none, "train": ["train"], "test": ["test"], "train_on": "full", **changes})
+
+
+def describe(place: Source | None = None, **changes: Any) -> ImageDataset:
+    """A dataset of cats and dogs at one place, by default two parquet files in the folder ``tiny``."""
     fields: dict[str, Any] = {
         "name": "tiny",
         "title": "Tiny",
         "version": 1,
-        "source": ParquetSource(path="tiny"),
-        "image_column": "image",
-        "label_column": "label",
-        "train_split": "train",
-        "test_split": "test",
+        "source": "here",
+        "sources": {"here": parquet() if place is None else place},
+        "splits": official(),
+        "sizes": None,
+        "epochs": None,
+        "download_mib": 0,
         "classes": ["cat", "dog"],
-        "source_classes": None,
         "prompt": "An image of {class}",
         "templates": ["a photo of a {class}."],
         "licence": "none",
