@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from randlora.activation_form import update_on_activations
 from randlora.adapter import Adapter, Contraction, Site, TwoFactorAdapter, product_dtype
 from randlora.contraction import Widths, runs_on_activations
 from randlora.execution import Execution
@@ -67,10 +68,7 @@ class AdaptedWeight(nn.Module):
             if not on_activations or output is None:
                 return None
             assert isinstance(self.adapter, TwoFactorAdapter)
-            dtype = product_dtype(inputs[0])
-            left, right = self.adapter.factors_in(dtype)
-            x = inputs[0].to(dtype)
-            return output + nn.functional.linear(nn.functional.linear(x, right), left)
+            return output + update_on_activations(inputs[0], self.adapter, product_dtype(inputs[0]))
         finally:
             if self.scope is not None and not torch.compiler.is_compiling():
                 self.scope.close()

@@ -95,7 +95,14 @@ class UpdateAdapter(Adapter):
 
 
 class TwoFactorAdapter(UpdateAdapter):
-    """An adapter whose update is a product of two factors, which can run on activations as well."""
+    """An adapter whose update is a product of two factors, which can run on activations as well.
+
+    Attributes:
+        keeps_factors: whether the backward pass of activation form finds the factors where the forward pass left them;
+            False where they are large and made by few operations, which are then taken again.
+    """
+
+    keeps_factors: ClassVar[bool] = True
 
     @abstractmethod
     def factors(self) -> tuple[Float[Tensor, "out k"], Float[Tensor, "k in"]]:

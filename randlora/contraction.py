@@ -29,7 +29,7 @@ class Widths:
     @classmethod
     def of(cls, adapter: TwoFactorAdapter) -> Self:
         """Return the widths of an adapter, found by making its factors once."""
-        with torch.enable_grad(), _unseen():
+        with torch.enable_grad(), unseen():
             left, right = adapter.factors()
         return cls(left.shape[1], left.requires_grad, right.requires_grad)
 
@@ -65,7 +65,7 @@ def multiply_adds(site: Site, widths: Widths, *, tokens: int, training: bool) ->
     return on_activations, on_weight
 
 
-def _unseen() -> AbstractContextManager[object]:
+def unseen() -> AbstractContextManager[object]:
     """Hide what is saved from hooks around: checkpointing counts it, and a second forward would save less."""
     if torch.compiler.is_compiling():
         return nullcontext()

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from randlora.activation_form import update_on_activations
 from randlora.adapter import Adapter, AdapterMethod, Site, TwoFactorAdapter, TwoFactorMethod, product_dtype
 from randlora.contraction import Widths, multiply_adds, runs_on_activations
 from randlora.shared import Shared
@@ -114,8 +115,7 @@ def _on_activations(
     output = torch.empty(rows, site.out_features, dtype=dtype, requires_grad=True)
     probe.known.append(x)
     with probe:
-        left, right = adapter.factors_in(dtype)
-        update = output + nn.functional.linear(nn.functional.linear(x, right), left)
+        update = output + update_on_activations(x, adapter, dtype)
         update.backward(torch.empty_like(update))
     return Footprint(
         update_operations=2 * multiply_adds(site, widths, tokens=rows, training=True)[0],

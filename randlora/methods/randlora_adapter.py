@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,8 @@ class _Diagonals(TwoFactorAdapter):
 
 class RandLoRAAdapter(_Diagonals):
     """``update = scale * sum_j B_j Lambda_j A Gamma_j`` (eq. 4), transposed where the input is the longer side."""
+
+    keeps_factors: ClassVar[bool] = False
 
     def __init__(
         self, lambdas: Tensor, gammas: Tensor, *, shared: Shared, site: Site, scale: float, stacking: Stacking

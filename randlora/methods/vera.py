@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ BASIS_SCALES: tuple[BasisScale, ...] = ("unit", "kaiming")
 
 class VeRAAdapter(TwoFactorAdapter):
     """``update = scale * diag(b) B diag(d) A``, frozen ``B`` (out x r) and ``A`` (r x in) sliced from the model's."""
+
+    keeps_factors: ClassVar[bool] = False
 
     def __init__(self, b: Tensor, d: Tensor, *, shared: Shared, in_features: int, scale: float) -> None:
         super().__init__()
