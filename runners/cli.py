@@ -19,9 +19,11 @@ VERBS = {
     "sweep": "run every missing cell of a table",
     "table": "print a table from the records at hand",
     "status": "how far every table is",
+    "data": "which images are here, and having them prepared",
     "budget": "the size of every method at an equal number of parameters",
     "audit": "check the contract of a method on a backbone",
     "bench": "time and memory of a training step, subject beside subject",
+    "input_bench": "throughput of training with every way of feeding images",
     "export": "write the adapter of a run in the files of peft",
     "publish": "copy a table's records to where they are committed",
     "pretrain": "train the embedded CLIP from nothing",
@@ -57,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_help(module))
         return 0
     try:
+        rest = _with_action(verb, module, rest)
         if any(argument.partition("=")[0] in HYDRA_FLAGS for argument in rest):
             return _through_hydra(module, rest)
         return _start(module, rest)
@@ -66,6 +69,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Interrupted, KeyboardInterrupt) as interruption:
         print(str(interruption) or "interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _with_action(verb: str, module: ModuleType, arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with the word after a verb that has several actions as the override ``action=``."""
+    actions = getattr(module, "ACTIONS", None)
+    if actions is None or any(argument.startswith("action=") for argument in arguments):
+        return list(arguments)
+    if not arguments or arguments[0] not in actions:
+        raise ConfigError(f"say what to do: {' or '.join(f'randlora {verb} {action}' for action in actions)}")
+    return [f"action={arguments[0]}", *arguments[1:]]
 
 
 def _start(module: ModuleType, overrides: Sequence[str]) -> int:

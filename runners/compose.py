@@ -227,8 +227,10 @@ def _explain(name: str, overrides: Sequence[str], error: Exception, *, conf: Pat
             continue
         if override.is_sweep_override():
             return f"{override.input_line}: several values are several runs; start them with -m (multirun)"
-        if key in groups and override.value() not in groups[key]:
-            return f"{key}={override.value()}: there is no such {key}; valid: {', '.join(groups[key])}"
+        value = override.value()
+        unknown = [one for one in (value if isinstance(value, list) else [value]) if one not in groups.get(key, [one])]
+        if unknown:
+            return f"{key}={unknown[0]}: there is no such {key}; valid: {', '.join(groups[key])}"
         rest = key.split(".")[1:]
         if not rest and key not in top and key not in used and override.package is None:
             return f"unknown key {key!r}; valid: {', '.join(sorted(used | top))}"

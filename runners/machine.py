@@ -40,6 +40,7 @@ class Machine:
         keep_weights: leave the trained tensors of each run beside its record.
         results: folder of this machine's records, from the suite's root.
         data_root: folder that relative paths of data sets start from; None is the suite's root.
+        prepared_root: folder of decoded images (see :mod:`randlora.data.prepared`), from the suite's root.
     """
 
     device: Device
@@ -55,6 +56,7 @@ class Machine:
     keep_weights: bool
     results: str
     data_root: str | None
+    prepared_root: str
 
     def __post_init__(self) -> None:
         check_choice(self, "device", ("auto", "cpu", "cuda"))
@@ -78,6 +80,11 @@ class Machine:
     def data_path(self) -> Path:
         """Folder that relative paths of data sets start from."""
         return Path(self.data_root).expanduser() if self.data_root is not None else ROOT
+
+    @property
+    def prepared_path(self) -> Path:
+        """Folder of decoded images."""
+        return ROOT / Path(self.prepared_root).expanduser()
 
     def torch_device(self) -> torch.device:
         """Return the device.

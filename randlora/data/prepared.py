@@ -36,6 +36,7 @@ from randlora.data.prepared_manifest import (
 )
 from randlora.data.prepared_stamp import source_stamp, source_state
 from randlora.data.prepared_writer import IMAGES, LABELS, POSITIONS, flush_folder
+from randlora.data.splits import PARTS
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
@@ -53,6 +54,11 @@ class Prepared:
 
     folder: Path
     manifest: Manifest
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Its parts, in the order of ``splits.PARTS``."""
+        return tuple(part for part in PARTS if part in self.manifest.parts)
 
     def part(self, part: Part) -> DecodedSplit:
         """Return a part. Its images are mapped from the file, read-only: whoever writes into them ends the process.

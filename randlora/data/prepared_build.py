@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from randlora.data.images import ImageDataset
-    from randlora.data.sources import RawSplit
+    from randlora.data.raw import RawSplit
     from randlora.data.splits import Part
 
 ORIGIN = "origin.txt"

@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from randlora.data.sources import local_path
+from randlora.data.raw import local_path
 
 if TYPE_CHECKING:
-    from randlora.data.sources import RawSplit, Source
+    from randlora.data.raw import RawSplit, Source
 
 LISTED = 2  # levels of folders whose entries are listed: the dataset and its splits
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -25,7 +25,7 @@ def source_stamp(source: Source, root: Path) -> str | None:
     the folders down to two levels below. A folder's time moves when an entry is added, removed or renamed; a file
     further down that is overwritten in place goes unnoticed, which keeps this fast for millions of images.
     """
-    path = source_path(source, root)
+    path = local_files(getattr(source, "path", None) or getattr(source, "id", None), root)
     try:
         if path is None or not path.exists():
             return None
@@ -49,10 +49,9 @@ def source_state(source: Source, raw: RawSplit, *, root: Path) -> str | None:
     return f"commit:{revision}" if revision is not None and COMMIT.fullmatch(revision) else None
 
 
-def source_path(source: Source, root: Path) -> Path | None:
-    """Return the file or folder that a source reads, None for the hub or a folder shared with other datasets."""
-    named = getattr(source, "path", None) or getattr(source, "id", None)
-    path = local_path(named, root) if named else None
+def local_files(place: str | None, root: Path) -> Path | None:
+    """Return the file or folder that a source's path or id names; None for ``root``, which datasets share."""
+    path = local_path(place, root) if place else None
     return None if path is None or path.resolve() == root.resolve() else path
 
 
