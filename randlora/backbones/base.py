@@ -66,6 +66,13 @@ class Backbone(ABC):
         """Return the SHA-256 of the local weights, or None where the weights are random or a hub manages them."""
 
     @abstractmethod
+    def missing_weights(self, *, root: Path) -> str | None:
+        """Return which weights are not on this machine, in words, or None where none are missing.
+
+        Looks at files and at the caches of the libraries; downloads nothing and reads no weights.
+        """
+
+    @abstractmethod
     def probe(self, model: nn.Module, *, batch: int, generator: torch.Generator) -> Callable[[], Tensor]:
         """Return a function that runs the model on random inputs, drawn once, and returns its outputs.
 

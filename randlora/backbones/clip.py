@@ -16,7 +16,7 @@ from torch import nn
 
 from randlora.backbones.base import ImageBackbone
 from randlora.backbones.errors import WeightsError, not_downloaded, other_architecture, unreadable
-from randlora.backbones.files import digest, weights_file
+from randlora.backbones.files import digest, in_hub_cache, weights_file
 from randlora.backbones.random_start import own_stream
 from randlora.backbones.torchvision_guard import import_torchvision
 from randlora.checks import check_text
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OWN_CONFIGS = Path(__file__).parent
+OPEN_CLIP_CACHE = Path("~/.cache/clip")  # of weights that are at an address of their own
 NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # plain numbers in OpenAI's files
 
 
@@ -70,6 +71,21 @@ class OpenClip(ImageBackbone):
         if self.checkpoint is None:
             return None
         return digest([weights_file(self.checkpoint, root=root, name=self.name)])
+
+    def missing_weights(self, *, root: Path) -> str | None:
+        """Return the checkpoint or tag where its file is neither given nor in the caches of open_clip."""
+        if self.checkpoint is not None:
+            path = (root / self.checkpoint).expanduser()
+            return None if path.is_file() else f"no file {path}"
+        if self.pretrained is None:
+            return None
+        config = _open_clip().pretrained.get_pretrained_cfg(self.model, self.pretrained) or {}
+        repository, url = config.get("hf_hub", "").rstrip("/"), config.get("url", "")
+        if repository and in_hub_cache("/".join(repository.split("/")[:2])):
+            return None
+        if url and (OPEN_CLIP_CACHE.expanduser() / Path(url).name).is_file():
+            return None
+        return f"{self.model} / {self.pretrained}, from {repository or url or 'no place that open_clip knows'}"
 
     def image_size(self, model: nn.Module) -> int:
         """Return the side of the input images in pixels."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from randlora.backbones.errors import WeightsError
 
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+
 
 def weights_file(checkpoint: str, *, root: Path, name: str) -> Path:
     """Return the path of a backbone's weights file, relative ones taken from ``root``.
@@ -22,6 +24,15 @@ def weights_file(checkpoint: str, *, root: Path, name: str) -> Path:
             "tag with backbone.checkpoint=null backbone.pretrained=TAG"
         )
     return path
+
+
+def in_hub_cache(repository: str, *, revision: str | None = None) -> bool:
+    """Return whether weights of a Hugging Face repository are in the cache; looks at files, downloads nothing."""
+    from huggingface_hub import constants
+
+    owner, _, name = repository.partition("/")
+    snapshots = Path(constants.HF_HUB_CACHE) / f"models--{owner}--{name}" / "snapshots"
+    return any(path.suffix in SUFFIXES for path in snapshots.glob(f"{revision or '*'}/**/*"))
 
 
 def digest(paths: Sequence[Path]) -> str:

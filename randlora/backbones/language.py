@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from randlora.backbones.base import Backbone
 from randlora.backbones.errors import WeightsError, other_architecture, unreadable
-from randlora.backbones.files import digest
+from randlora.backbones.files import digest, in_hub_cache
 from randlora.backbones.random_start import own_stream
 from randlora.backbones.torchvision_guard import import_torchvision
 from randlora.checks import check_choice, check_text
@@ -85,6 +85,16 @@ class LanguageModel(Backbone):
         if folder is None:
             return None
         return digest(sorted(path for pattern in WEIGHTS for path in folder.glob(pattern)))
+
+    def missing_weights(self, *, root: Path) -> str | None:
+        """Return the folder or hub id where its weights are neither given nor in the cache of the hub."""
+        if self.checkpoint is not None:
+            folder = (root / self.checkpoint).expanduser()
+            found = any(path for pattern in WEIGHTS for path in folder.glob(pattern))
+            return None if found else f"no weights in {folder}"
+        if self.hub_id is None or in_hub_cache(self.hub_id, revision=self.revision):
+            return None
+        return f"{self.hub_id} of the Hugging Face hub"
 
     def probe(self, model: nn.Module, *, batch: int, generator: torch.Generator) -> Callable[[], Tensor]:
         """Return a function that computes the next-token scores of random texts of 16 tokens."""

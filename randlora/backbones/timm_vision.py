@@ -15,7 +15,7 @@ from torch import nn
 
 from randlora.backbones.base import ImageBackbone
 from randlora.backbones.errors import WeightsError, not_downloaded, other_architecture, unreadable
-from randlora.backbones.files import digest, weights_file
+from randlora.backbones.files import digest, in_hub_cache, weights_file
 from randlora.backbones.random_start import own_stream
 from randlora.backbones.torchvision_guard import import_torchvision
 from randlora.checks import check_text, check_whole, is_number
@@ -84,6 +84,18 @@ class TimmVision(ImageBackbone):
         if self.checkpoint is None:
             return None
         return digest([weights_file(self.checkpoint, root=root, name=self.name)])
+
+    def missing_weights(self, *, root: Path) -> str | None:
+        """Return the checkpoint or tag where its file is neither given nor in the cache of the hub."""
+        if self.checkpoint is not None:
+            path = (root / self.checkpoint).expanduser()
+            return None if path.is_file() else f"no file {path}"
+        if self.pretrained is None:
+            return None
+        config = _timm().models.get_pretrained_cfg(f"{self.model}.{self.pretrained}", allow_unregistered=True)
+        repository = getattr(config, "hf_hub_id", None) or ""
+        repository = repository or f"timm/{self.model}.{self.pretrained}"
+        return None if in_hub_cache(repository) else f"{self.model} / {self.pretrained}, from {repository}"
 
     def image_size(self, model: nn.Module) -> int:
         """Return the side of the input images in pixels."""

@@ -49,6 +49,10 @@ class Prediction:
         """Operations of one step."""
         return self.products + self.attention
 
+    def number(self, name: str) -> float:
+        """Return a number by its name, of the step or of its memory."""
+        return float(getattr(self if hasattr(self, name) else self.memory, name))
+
 
 def predict(shape: StepShape) -> Prediction:
     """Return what a step of this shape takes.
@@ -73,7 +77,7 @@ def fake_copy(model: nn.Module) -> nn.Module:
 
     Weights that are tied stay so.
     """
-    made: dict[int, torch.Tensor] = {}
+    made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             if id(parameter) not in made:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from randlora.recipe import Recipe
 
 DeviceKind = Literal["cpu", "cuda"]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class StepShape:
     classes: int
     execution: Execution
     device: DeviceKind
-    precision: Literal["float32", "bfloat16"]
+    precision: Precision
 
     @property
     def key(self) -> str:
@@ -54,6 +55,16 @@ class StepShape:
         parts = (recipe.task, recipe.optimizer, recipe.clip_norm is None, recipe.batch_size, recipe.micro_batch_size)
         own = (self.backbone, self.method, self.classes, self.execution, self.device, self.precision)
         return repr((*own, *parts))
+
+    @property
+    def micro_batch(self) -> int:
+        """Images per forward pass."""
+        recipe = self.recipe
+        return min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
+
+    def with_classes(self, classes: int) -> StepShape:
+        """Return the shape at another number of classes."""
+        return replace(self, classes=classes)
 
 
 class RunStep:

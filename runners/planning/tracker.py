@@ -68,10 +68,8 @@ class StepTracker(TorchDispatchMode):
             return 1.0 if args[0].is_floating_point() else 1
         if func is aten.equal.default:
             return next(self._equal)
-        if func is aten._unique2.default:
-            result = self._distinct(*args, **kwargs)
-        else:
-            result = func(*args, **kwargs)
+        run = self._distinct if func is aten._unique2.default else func
+        result = run(*args, **kwargs)
         self._count(func, args, kwargs, result)
         if not func.is_view:
             for one in tree_leaves(result):
