@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_images import ROOT
 
+from randlora.data import augment as augment_module
 from randlora.data import batches as batches_module
 from randlora.data.augment import Augmentation, augment, bicubic, normalise
 from randlora.data.batches import BatchPlan, epoch_order
@@ -182,6 +183,21 @@ def test_resized_crop_equals_pillow_cropping_and_resizing(images: torch.Tensor) 
                         pixels = torch.frombuffer(bytearray(resized), dtype=torch.uint8).view(32, 32, 3)
                         best = min(best, int((pixels.permute(2, 0, 1).int() - result).abs().max()))
         assert best <= 1
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_large_images_enlarged_one_by_one_are_those_of_the_matrix_products(
+    embedded: Callable[[str], ImageDataset], monkeypatch: pytest.MonkeyPatch, flip: bool
+) -> None:
+    large = embedded("pets3").load(part="test", size=80, root=ROOT).images[:24]
+    seeds = list(range(24))
+    one_by_one = altered(large, seeds, flip=flip)
+    monkeypatch.setattr(augment_module, "DENSE_PIXELS", 80)
+    products = altered(large, seeds, flip=flip)
+    assert not torch.equal(one_by_one, products)  # so it was another computation
+    difference = (one_by_one.int() - products.int()).abs()
+    assert int(difference.max()) <= 2
+    assert float((difference > 0).float().mean()) < 0.01
 
 
 def test_resized_crop_of_the_whole_image_is_the_image(images: torch.Tensor) -> None:
