@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -33,7 +32,7 @@ from runners.machine import ROOT
 if TYPE_CHECKING:
     import torch
 
-    from results.bench_record import Benchmark, Environment
+    from results.bench_record import Benchmark
     from runners.benchmark.cases import Case, Workload
     from runners.benchmark.subjects import Field
 
@@ -89,6 +88,7 @@ def write_all(benchmark: Benchmark, folder: Path) -> tuple[Path, ...]:
 
 def _measure(config: DictConfig, workload: Workload, field: Field, device: torch.device) -> Benchmark:
     from results.bench_record import Benchmark
+    from runners.benchmark.environment import environment
     from runners.benchmark.measure import Protocol, measure
     from runners.benchmark.progress import stage_progress
 
@@ -113,7 +113,7 @@ def _measure(config: DictConfig, workload: Workload, field: Field, device: torch
         workload=plain(config.workload),
         relative_to=field.relative_to,
         memory_relative_to=field.memory_relative_to,
-        environment=_environment(device, started_at),
+        environment=environment(device, started_at),
         cases=measured,
     )
 
@@ -177,26 +177,6 @@ def _device(config: DictConfig) -> torch.device:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     return torch.device("cuda" if available and config.device != "cpu" else "cpu")
-
-
-def _environment(device: torch.device, started_at: datetime) -> Environment:
-    import torch
-
-    from results.bench_record import Environment
-    from runners.provenance import git, processor, versions
-
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    changes = git("status", "--porcelain", "--untracked-files=no")
-    return Environment(
-        device=f"{device.type}: {name}",
-        cores=os.cpu_count() or 1,
-        threads=torch.get_num_threads(),
-        versions=versions(),
-        commit=git("rev-parse", "HEAD"),
-        dirty=None if changes is None else bool(changes),
-        command=shlex.join(["randlora", *sys.argv[1:]]),
-        started_at=started_at.isoformat(timespec="seconds"),
-    )
 
 
 def _refresh_page() -> None:
