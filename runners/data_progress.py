@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from runners.interrupt import Interrupted
 from runners.progress import LINE_EVERY_S, console
 
 if TYPE_CHECKING:
@@ -60,13 +61,14 @@ def part_text(manifest: PartManifest) -> str:
     return f"{text} (positions {', '.join(map(str, manifest.skipped[:5]))}{', …' if len(manifest.skipped) > 5 else ''})"
 
 
-def decoding_lines(stop: Callable[[], None]) -> Show:
-    """Return a callback that shows a line for each part, beside other displays; ``stop`` may raise to end it."""
+def decoding_lines(stop: Callable[[], bool]) -> Show:
+    """Return a callback that shows a line for each part, beside other displays; it raises Interrupted if ``stop()``."""
     last = time.monotonic()
 
     def show(event: Event) -> None:
         nonlocal last
-        stop()
+        if stop():
+            raise Interrupted(f"interrupted while preparing {event.dataset}; run it again to go on")
         now = time.monotonic()
         place = event.dataset if event.part is None else f"{event.dataset} {event.part}"
         if event.kind == "decoding":

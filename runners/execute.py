@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from randlora.data.cache import DecodedCache
+from randlora.data.errors import DiskError
 from randlora.data.shots import few_shot, fraction, split_validation
 from randlora.inject import Adaptation, fingerprint
 from randlora.seeds import seed_for
@@ -23,6 +24,7 @@ from results.record import Parameters, Record, Timing
 from results.store import RecordStore
 from runners.auditing import AuditError, Auditor
 from runners.checkpoint import Checkpointer
+from runners.data_parts import part_reader
 from runners.evaluate import Predictions, predict
 from runners.feeding import training_feed
 from runners.machine import ROOT
@@ -80,6 +82,8 @@ def execute(run: Run, bench: Bench) -> Record:
         outcome = _outcome(run, bench, facts, log_step=log.step)
     except StoreError:
         raise
+    except DiskError as error:
+        raise StoreError(str(error)) from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
             raise StoreError(
@@ -167,7 +171,8 @@ def _splits(run: Run, bench: Bench, model: torch.nn.Module, device: torch.device
     held = name == "validation" and recipe.validation_per_class > 0
     # judged on images of the data set's own validation part: none of them may be trained on
     dataset = run.dataset if name == "test" or held else run.dataset.without_validation()
-    everything = bench.cache.get(dataset, part="train", size=size, root=run.machine.data_path)
+    read = part_reader(bench.cache, run.machine, size=size, stop=bench.stop)
+    everything = read(dataset, "train")
     labels, seed = everything.labels, seed_for(run.seed, "data")
     held_out = None
     if held:
@@ -180,7 +185,7 @@ def _splits(run: Run, bench: Bench, model: torch.nn.Module, device: torch.device
     if held_out is not None:
         judged = everything.subset(held_out)
     else:
-        judged = bench.cache.get(dataset, part=name, size=size, root=run.machine.data_path)
+        judged = read(dataset, name)
         digests[name], skipped[name] = judged.digest, len(judged.skipped)
     return Splits(
         train=training_feed(

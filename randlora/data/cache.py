@@ -1,4 +1,4 @@
-"""Decoded splits kept in memory, so that a sweep decodes each split once."""
+"""Decoded parts kept at hand, so that a sweep opens or decodes each of them once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from randlora.data.splits import Part
 
 if TYPE_CHECKING:
     from randlora.data.prepared import PreparedStore
+    from randlora.data.prepared_build import OnProgress
 
 
 class DecodedCache:
@@ -30,16 +31,29 @@ class DecodedCache:
 
     @property
     def n_bytes(self) -> int:
-        """Memory the kept splits take, in bytes."""
+        """Size of the kept splits, in bytes; what a store has mapped into memory included."""
         return sum(split.n_bytes for split in self._splits.values())
 
     def get(
-        self, dataset: ImageDataset, *, part: Part, size: int, root: Path, store: PreparedStore | None = None
+        self,
+        dataset: ImageDataset,
+        *,
+        part: Part,
+        size: int,
+        root: Path,
+        store: PreparedStore | None = None,
+        on_progress: OnProgress = lambda event: None,
     ) -> DecodedSplit:
-        """Return a part, decoded now or before; arguments and errors as of ``ImageDataset.load``."""
+        """Return a part: one at hand, else from ``store``, which prepares what it does not hold, else decoded now.
+
+        Arguments and errors are those of ``ImageDataset.load`` and of ``PreparedStore.prepare``.
+        """
         key = (dataset.identity, part, size, root.resolve())
         if key not in self._splits:
-            self._splits[key] = dataset.load(part=part, size=size, root=root, store=store)
+            if store is None:
+                self._splits[key] = dataset.load(part=part, size=size, root=root)
+            else:
+                self._splits[key] = store.prepare(dataset, size, root=root, on_progress=on_progress).part(part)
         self._splits.move_to_end(key)
         decoded = self._splits[key]
         while len(self._splits) > 1 and self.n_bytes > self.max_bytes:

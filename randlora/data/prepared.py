@@ -168,7 +168,7 @@ class PreparedStore:
 
         Raises:
             ValueError: for a size or a number of workers below 1.
-            DataError: if the data is missing or not as described, or the disk refuses it.
+            DataError: if the data is missing or not as described; a DiskError if the disk refuses it.
         """
         workers = default_workers() if workers is None else workers
         if size < 1 or workers < 1:

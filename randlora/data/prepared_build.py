@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from randlora.data.decode import decode_into
-from randlora.data.errors import DataError
+from randlora.data.errors import DataError, DiskError
 from randlora.data.prepared_manifest import MANIFEST, SCHEMA, Manifest, PartManifest, description_digest
 from randlora.data.prepared_stamp import source_stamp, source_state
 from randlora.data.prepared_writer import PartWriter, finished_part, flush_folder, write_durably
@@ -90,7 +90,7 @@ class Builder:
         After an error of the data or the disk the folder is gone; after an interruption its complete parts are left.
 
         Raises:
-            DataError: if the data is missing or not as described, or the disk refuses it.
+            DataError: if the data is missing or not as described; a DiskError if the disk refuses it.
         """
         try:
             with writing(self.folder):
@@ -118,7 +118,7 @@ class Builder:
         try:
             raw = self.dataset.open(part, root=self.root, progress=True)
         except OSError as error:
-            raise DataError(
+            raise DiskError(
                 f"{self.dataset.where(part)}: cannot download it: {_reason(error)}; free some space, or move the "
                 "cache of the Hugging Face libraries with HF_HOME"
             ) from error
@@ -181,11 +181,11 @@ class Builder:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn what the disk refuses inside the block into a DataError that says what to do."""
+    """Turn what the disk refuses inside the block into a DiskError that says what to do."""
     try:
         yield
     except OSError as error:
-        raise DataError(
+        raise DiskError(
             f"cannot write prepared images in {folder.parent}: {_reason(error)}; {_way_out(error)}"
         ) from error
 
