@@ -19,6 +19,7 @@ VERBS = {
     "sweep": "run every missing cell of a table",
     "table": "print a table from the records at hand",
     "status": "how far every table is",
+    "plan": "what a table takes before it is run: memory, operations, hours, what is not here",
     "data": "which images are here, and having them prepared",
     "budget": "the size of every method at an equal number of parameters",
     "audit": "check the contract of a method on a backbone",
@@ -28,6 +29,7 @@ VERBS = {
     "publish": "copy a table's records to where they are committed",
     "pretrain": "train the embedded CLIP from nothing",
 }
+MODULES = {"plan": "planning.verb"}  # where it is not the verb's own name
 INTERRUPTED = 130
 HYDRA_FLAGS = (
     "-m",
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"error: there is no verb {verb!r}; valid: {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    module = import_module(f"runners.{verb}")
+    module = import_module(f"runners.{MODULES.get(verb, verb)}")
     if "-h" in rest or "--help" in rest:
         print(_help(module))
         return 0

@@ -75,9 +75,10 @@ class Throughput:
         if forecast.group in self.steps:
             return Rate(flops_per_s=self.steps[forecast.group], source="own runs", own=True)
         config = cell.run.solution.method.to_config()
-        for stated, measured in self.methods:
-            if stated == config:
-                return Rate(flops_per_s=measured, source="benchmark of it", own=True)
+        if same := [measured for stated, measured in self.methods if stated == config]:
+            return Rate(flops_per_s=same[0], source="benchmark of it", own=True)
+        if kin := [measured for stated, measured in self.methods if stated["_target_"] == config["_target_"]]:
+            return Rate(flops_per_s=statistics.median(kin), source="benchmark of its kind", own=False)
         if self.usual is None:
             return None
         return Rate(flops_per_s=self.usual, source=self._usual_source, own=False)
@@ -91,7 +92,9 @@ class Throughput:
 
 def given(flops_per_s: float) -> Throughput:
     """Return a rate that the user states for everything."""
-    return Throughput(title=f"{flops_per_s:.3g} operations per second, as given", usual=flops_per_s, evaluation=flops_per_s)
+    return Throughput(
+        title=f"{flops_per_s:.3g} operations per second, as given", usual=flops_per_s, evaluation=flops_per_s
+    )
 
 
 def from_benchmark(path: Path, *, device: str, precision: str) -> Throughput:
@@ -153,7 +156,9 @@ def _eager(benchmark: Benchmark) -> list[SubjectResult]:
 
 def _method_of(subject: SubjectResult) -> Mapping[str, Any] | None:
     """Return the fields of a subject's method, None where it does not run as a run does."""
-    plain = subject.config.get("execution", {}).get("adapted_weights") == "keep" and subject.config["micro_batches"] == 1
+    plain = (
+        subject.config.get("execution", {}).get("adapted_weights") == "keep" and subject.config["micro_batches"] == 1
+    )
     return subject.config["method"] if plain else None
 
 

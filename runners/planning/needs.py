@@ -1,0 +1,92 @@
+"""What a table needs that is not on this machine: prepared images, weights, room on the disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runners.compose import plain
+from runners.data_status import Status, status_of
+from runners.machine import ROOT
+
+if TYPE_CHECKING:
+    from runners.planning.cells import PlannedCell
+    from runners.tables import PlannedTable
+
+FLOAT32 = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """The weights of one backbone.
+
+    Attributes:
+        backbone: its name.
+        missing: which are not here and where they come from; None where all are.
+        most_bytes: their size in float32; published files may be half of it.
+    """
+
+    backbone: str
+    missing: str | None
+    most_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What is there and what is not.
+
+    Attributes:
+        datasets: the state of every data set of the table at the size it is used at.
+        weights: of every backbone of the table.
+        free_bytes: room on the disk that prepared images go to.
+    """
+
+    datasets: tuple[Status, ...]
+    weights: tuple[Weights, ...]
+    free_bytes: int
+
+    @property
+    def unprepared(self) -> tuple[Status, ...]:
+        """The data sets that a run would have to prepare first."""
+        return tuple(one for one in self.datasets if one.state != "prepared")
+
+    @property
+    def disk_bytes(self) -> int:
+        """Room that the images to prepare take, as far as it is known; downloads are not in it."""
+        return sum(one.disk_bytes or 0 for one in self.unprepared)
+
+    @property
+    def download_bytes(self) -> int:
+        """What has to be downloaded for them, as far as it is known."""
+        absent = (one for one in self.unprepared if one.state not in ("here", "cached"))
+        return round(sum(one.download_mib or 0 for one in absent) * 2**20)
+
+
+def find_needs(table: PlannedTable, cells: Sequence[PlannedCell]) -> Needs:
+    """Return what the cells of a table need."""
+    composed = dict(zip((one.id for one in table.planned), table.configs, strict=True))
+    datasets: dict[tuple[str, int], Status] = {}
+    weights: dict[str, Weights] = {}
+    for cell in cells:
+        run, config = cell.run, composed[cell.planned.id]
+        key = (cell.planned.key.dataset, cell.work.pixels)
+        if key not in datasets:
+            description = plain(config.nodes["dataset"])
+            name = config.chosen["dataset"]
+            datasets[key] = status_of(name, description, machine=run.machine, size=cell.work.pixels)
+        name = cell.planned.key.backbone
+        if name not in weights:
+            count = sum(one.numel() for one in run.backbone.skeleton().parameters())
+            missing = run.backbone.missing_weights(root=ROOT)
+            weights[name] = Weights(backbone=name, missing=missing, most_bytes=count * FLOAT32)
+    folder = cells[0].run.machine.prepared_path if cells else ROOT
+    return Needs(datasets=tuple(datasets.values()), weights=tuple(weights.values()), free_bytes=_free(folder))
+
+
+def _free(folder: Path) -> int:
+    """Return the free bytes of the disk that a folder is or will be on."""
+    there = next(one for one in (folder, *folder.resolve().parents) if one.exists())
+    return shutil.disk_usage(there).free

@@ -1,0 +1,179 @@
+"""A plan as people read it, and as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+from runners.formats import rows_text, size_text
+from runners.planning.cells import STATES
+from runners.planning.rows import total_of
+
+if TYPE_CHECKING:
+    from runners.planning.needs import Needs
+    from runners.planning.throughput import Throughput
+
+HOUR = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A plan.
+
+    Attributes:
+        table: name of the table.
+        title: its title.
+        device: what it is planned for.
+        precision: of training there.
+        rows: see :func:`runners.planning.rows.row_of`.
+        unknown_sizes: data sets whose number of training images is not known.
+        needs: what is not here.
+        throughput: where hours come from; None: there are none.
+    """
+
+    table: str
+    title: str
+    device: str
+    precision: str
+    rows: Sequence[Mapping[str, Any]]
+    unknown_sizes: Sequence[str]
+    needs: Needs
+    throughput: Throughput | None
+
+    def render(self, form: str) -> str:
+        """Return the report as ``text``, ``markdown``, ``csv`` (rows alone) or ``json`` (everything)."""
+        if form == "csv":
+            return rows_text(self.rows, "csv")
+        if form == "json":
+            return json.dumps(self._plain(), indent=1)
+        return self._words("simple" if form == "text" else "pipe")
+
+    def _plain(self) -> dict[str, Any]:
+        return {
+            "table": self.table,
+            "title": self.title,
+            "device": self.device,
+            "precision": self.precision,
+            "throughput": None if self.throughput is None else self.throughput.title,
+            "rows": list(self.rows),
+            "total": total_of(self.rows),
+            "unknown_sizes": list(self.unknown_sizes),
+            "datasets": [one.plain() for one in self.needs.datasets],
+            "weights": [dataclasses.asdict(one) for one in self.needs.weights],
+            "disk_bytes": self.needs.disk_bytes,
+            "download_bytes": self.needs.download_bytes,
+            "free_bytes": self.needs.free_bytes,
+        }
+
+    def _words(self, style: str) -> str:
+        total = total_of(self.rows)
+        states = ", ".join(
+            f"{total[state]:,} {state}" for state in STATES if total[state] or state in ("ok", "missing")
+        )
+        head = [f"{self.table}: {self.title}", f"{total['cells']:,} cells: {states}", ""]
+        lines = [_shown(row) for row in self.rows]
+        lines.append({**dict.fromkeys(lines[0], ""), **_sums(total), "method": "in all"})
+        table = tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True, colalign=_align(lines[0]))
+        return "\n".join([*head, table, "", *self._notes(), *self._need_words(style)])
+
+    def _notes(self) -> list[str]:
+        where = f"planned for {self.device} in {self.precision}"
+        notes = [
+            f"memory: the most in training, {where}; what is allocated, the context and the reserve of a GPU come on top. "
+            "PFLOP, hours: training, of the cells that are left; evaluation apart."
+        ]
+        if self.throughput is None:
+            notes.append(
+                "hours: none without a measurement. Run one cell of each method first, or give throughput=FILE of randlora "
+                "bench, measured where the table will run, or flops_per_s=NUMBER."
+            )
+        else:
+            notes.append(f"hours: from {self.throughput.title}; waits for data are not in them.")
+            if self.throughput.evaluation is None:
+                notes.append("evaluation is float32, whose rate was not measured: its hours are not known.")
+        if self.unknown_sizes:
+            notes.append(f"unknown number of training images: {', '.join(self.unknown_sizes)}.")
+        notes += [f"{row['method']}: {row['budget_note']}" for row in self.rows if row["budget_note"]]
+        notes += [f"{row['method']}: no prediction: {row['problem']}" for row in self.rows if row["problem"]]
+        return notes
+
+    def _need_words(self, style: str) -> list[str]:
+        needs, words = self.needs, [""]
+        absent = [one for one in needs.weights if one.missing is not None]
+        words += [f"weights: {one.backbone}: {one.missing}, at most {size_text(one.most_bytes)}" for one in absent]
+        if not absent:
+            words.append(f"weights: all here ({', '.join(one.backbone for one in needs.weights)})")
+        if not needs.unprepared:
+            return [*words, f"data sets: all {len(needs.datasets)} prepared"]
+        free, disk = size_text(needs.free_bytes), size_text(needs.disk_bytes)
+        words.append(
+            f"data sets: {len(needs.unprepared)} of {len(needs.datasets)} not prepared; a run prepares what it needs. "
+            f"Disk for their images: {disk}, free: {free}; downloads: {size_text(needs.download_bytes)}"
+        )
+        rows = [
+            {
+                "data set": one.dataset,
+                "state": one.state,
+                "disk": "?" if one.disk_bytes is None else size_text(one.disk_bytes),
+                "download": "?" if one.download_mib is None else size_text(round(one.download_mib * 2**20)),
+                "to do": one.to_do,
+            }
+            for one in needs.unprepared
+        ]
+        return [*words, "", tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)]
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, str]:
+    asked = row["budget_asked"]
+    return {
+        "method": row["method"],
+        "cells": f"{row['cells']:,}",
+        "left": f"{row['cells'] - row['ok']:,}",
+        "trained": f"{row['parameters']:,}",
+        "budget": "" if asked is None else f"{asked:,}",
+        "head": _span(row["head_parameters_least"], row["head_parameters_most"]),
+        "steps per run": _span(row["steps_least"], row["steps_most"]),
+        **_sums(row),
+        "rate": row["rate_source"] or "",
+    }
+
+
+def _sums(row: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "steps": _count(row["steps"]),
+        "images": _count(row["images"]),
+        "memory": "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e9:.2f} GB",
+        "PFLOP": _peta(row["train_flops_left"]),
+        "hours": _hours(row["train_s_left"]),
+        "eval PFLOP": _peta(row["eval_flops_left"]),
+        "eval hours": _hours(row["eval_s_left"]),
+    }
+
+
+def _span(least: int | None, most: int | None) -> str:
+    if most is None or least is None:
+        return "?"
+    return f"{most:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def _count(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}"
+
+
+def _peta(flops: float | None) -> str:
+    return "?" if flops is None else f"{flops / 1e15:,.3g}" if flops < 1e18 else f"{flops / 1e15:,.0f}"
+
+
+def _hours(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    return f"{seconds / HOUR:.1f}" if seconds >= HOUR or seconds == 0 else f"{seconds / HOUR:.2g}"
+
+
+def _align(line: Mapping[str, str]) -> list[str]:
+    return ["left" if name in ("method", "rate") else "right" for name in line]
