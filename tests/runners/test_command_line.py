@@ -49,7 +49,7 @@ MISTAKES = {
     "method and task": ("run method=linear_probe", "needs a recipe that trains a head"),
     "budget out of reach": ("run budget=parameters budget.parameters=10", "a budget of 10 parameters is out of reach"),
     "budget without a number": ("run budget=parameters", "budget needs budget.parameters=…"),
-    "data set without its path": ("run dataset=image_folder", "dataset.source.path=…"),
+    "data set without its path": ("run dataset=image_folder", "dataset.sources.folder.path=…"),
     "seed": ("run seed=one", "seed=one: valid: a whole number"),
     "several values": ("run seed=1,2", "start them with -m (multirun)"),
     "architecture of no kind": ("run backbone.model=null", "OpenClip.model = None; valid: a string"),

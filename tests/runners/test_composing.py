@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runners.compose import CONF, ConfigError, choices, compose, compose_many, plain, scientific
 from runners.machine import EXPERIMENTS
-from runners.plan import check_run, identify
+from runners.plan import identify
 from runners.tables import names, plan_table
 
 JOBS = {
@@ -19,7 +19,7 @@ JOBS = {
     "group": ("config", ["method=lora"]),
     "groups and fields": (
         "config",
-        ["method=vera", "dataset=mnist", "recipe=clip", "recipe.shots=4", "method.rank=8", "seed=3"],
+        ["method=vera", "dataset=mini_mnist", "recipe=clip", "recipe.shots=4", "method.rank=8", "seed=3"],
     ),
     "field before group": ("config", ["method.rank=8", "method=vera"]),
     "nested group": ("config", ["budget=match_lora", "method@budget.reference=vera", "budget.reference.rank=64"]),
@@ -33,14 +33,14 @@ JOBS = {
     "verb with a missing value": ("sweep", []),
     "deletion": ("pretrain", ["~train.caltech101", "recipe.max_steps=3"]),
     "group deletion": ("pretrain", ["~dataset@test.caltech101"]),
-    "package": ("pretrain", ["dataset@train.cifar100=mnist"]),
+    "package": ("pretrain", ["dataset@train.cifar100=mini_mnist"]),
 }
 SCIENCE = {
     "method": ["method=lora"],
     "method field": ["method.rank=7"],
     "backbone": ["backbone=micro_clip_vision"],
     "backbone field": ["backbone.checkpoint=null"],
-    "dataset": ["dataset=mnist"],
+    "dataset": ["dataset=mini_mnist"],
     "dataset field": ["dataset.version=2"],
     "recipe": ["recipe=clip"],
     "recipe field": ["recipe.learning_rate=2e-3"],
@@ -105,7 +105,7 @@ def test_the_id_does_not_depend_on_the_order_or_spelling_of_overrides() -> None:
 def test_keys_read_as_a_person_would_say() -> None:
     job = ["method=nola", "budget=match_lora", "method@budget.reference=vera", "budget.reference.rank=4", "seed=3"]
     key = identify(compose("config", job))[1]
-    assert (key.method, key.dataset, key.recipe, key.seed) == ("nola", "eurosat", "micro_clip", 3)
+    assert (key.method, key.dataset, key.recipe, key.seed) == ("nola", "mini_eurosat", "micro_clip", 3)
     assert key.budget == "match_lora method@budget.reference=vera reference.rank=4"
 
 
@@ -121,10 +121,10 @@ def test_every_cell_of_every_table_is_a_run(table: str) -> None:
 
 
 def test_a_mistake_in_a_table_names_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (EXPERIMENTS / "demo.yaml").read_text().replace("dataset=eurosat", "dataset=eurosta")
+    text = (EXPERIMENTS / "demo.yaml").read_text().replace("dataset=mini_eurosat", "dataset=mini_eurosta")
     (tmp_path / "typo.yaml").write_text(text)
     monkeypatch.setattr("runners.tables.EXPERIMENTS", tmp_path)
-    with pytest.raises(ConfigError, match=r"^table typo: dataset=eurosta: there is no such dataset; valid: "):
+    with pytest.raises(ConfigError, match=r"^table typo: dataset=mini_eurosta: there is no such dataset; valid: "):
         plan_table("typo")
 
 

@@ -26,8 +26,8 @@ FAILURES = {
     "divergence": (["recipe.learning_rate=1e30"], "DivergenceError: ", "lower the learning rate"),
     "divergence in the last step": (["recipe.learning_rate=1e30", "recipe.max_steps=1"], "DivergenceError: ", "scores"),
     "too few images": (["recipe.shots=1000"], "DataError: ", "1000 shots"),
-    "missing images": (["dataset.source.path=nowhere"], "DataError: ", "nowhere"),
-    "classes that do not fit": (["dataset.source_classes=[a,b,c]"], "DataError: ", "source_classes"),
+    "missing images": (["dataset.sources.parquet.path=nowhere"], "DataError: ", "nowhere"),
+    "classes that do not fit": (["dataset.sources.parquet.label_names=[a,b,c]"], "DataError: ", "label_names"),
     "a prompt that is too long": (
         [f"dataset.prompt='{'very ' * 99}large {{class}}'"],
         "ValueError: ",

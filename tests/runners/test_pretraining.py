@@ -23,8 +23,8 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = instantiate(compose("pretrain", []))
     for split, count in (("train", None), ("test", 5)):
         for dataset in settings[split].values():
-            classes = list(dataset.source_classes)
-            write_split(root / dataset.source.path / f"{split}.parquet", classes, range(count or len(classes)))
+            classes = list(dataset.chosen.label_names or ())
+            write_split(root / dataset.chosen.path / f"{split}.parquet", classes, range(count or len(classes)))
     return root
 
 
@@ -114,7 +114,10 @@ def test_missing_test_images_are_found_before_training(
 ) -> None:
     monkeypatch.setattr("runners.trainer.train", lambda *_, **__: pytest.fail("it trained"))
     outcome = pretrain(
-        "one", "dataset@test.cifar10=image_folder", "test.cifar10.source.path=nowhere", "test.cifar10.classes=[a,b]"
+        "one",
+        "dataset@test.cifar10=image_folder",
+        "test.cifar10.sources.folder.path=nowhere",
+        "test.cifar10.classes=[a,b]",
     )
     assert outcome.code == 2
     assert "nowhere" in outcome.err

@@ -135,7 +135,7 @@ def test_a_saved_adapter_gives_the_predictions_again(finished: Finished) -> None
     adaptation, _ = load_adapter(lab.file(run, "adapter.safetensors"), model)
     adaptation.merge()
     mean, std = run.backbone.image_statistics(model)
-    split = run.dataset.load(split="test", size=run.backbone.image_size(model), root=lab.images)
+    split = run.dataset.load(part="test", size=run.backbone.image_size(model), root=lab.images)
     found = predict(objective, split, mean=mean, std=std, batch_size=500, device=device)
     assert found.top1() == record.metrics["test/top1"]
     assert found.frame().equals(lab.store.read_predictions(run.id))
