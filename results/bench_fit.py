@@ -10,7 +10,7 @@ from typing import Any
 
 from results.bench_plot import new_figure, save
 from results.bench_tables import grid
-from results.sheet import duration, size
+from results.units import duration, size
 
 _POINT = "#0072B2"  # of Okabe and Ito's palette
 

@@ -10,7 +10,7 @@ from typing import Any
 from results.bench_forms import Crossing, crossings
 from results.bench_record import Benchmark, CaseResult, SubjectResult, ratio, spread
 from results.files import write_atomically
-from results.sheet import duration, size
+from results.units import duration, size
 
 # Okabe and Ito's palette: told apart with any colour vision
 _BAR, _REFERENCE = "#56B4E9", "#0072B2"

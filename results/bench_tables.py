@@ -9,7 +9,7 @@ from typing import Any
 
 from results.bench_forms import crossings, largest_cost, switches
 from results.bench_record import Benchmark, CaseResult, Spread, SubjectResult, ratio, spread
-from results.sheet import duration, quantity, size
+from results.units import duration, quantity, size
 
 FROZEN_UNITS = 4.0  # of a frozen layer: forward, and the gradient of its input
 PRECISIONS = {

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from results.rollup import Entry, Row
+    from results.entry import Entry, Row
 
 Mark = Literal["best", "tied"]
 
@@ -52,7 +52,7 @@ def _mark_column(lines: list[list[Entry]], column: int, contenders: Sequence[int
 
 
 def _is_final(entry: Entry) -> bool:
-    return entry.state in ("ok", "failed", "skipped")
+    return entry.state in ("ok", "failed", "skipped", "paper")
 
 
 def _tied(entry: Entry, best: Entry) -> bool:

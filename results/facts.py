@@ -45,6 +45,21 @@ def gather_facts(records: Sequence[Record]) -> Facts:
     )
 
 
+def common_facts(rows: Sequence[Facts]) -> Facts:
+    """Return the medians of the facts of several rows, None where their devices differ."""
+    devices = tuple(sorted({device for row in rows for device in row.devices}))
+    comparable = rows if len(devices) == 1 else ()
+    return Facts(
+        adapter_parameters=_median(row.adapter_parameters for row in rows),
+        head_parameters=_median(row.head_parameters for row in rows),
+        budget_parameters=_median(row.budget_parameters for row in rows),
+        peak_memory_bytes=_median(row.peak_memory_bytes for row in comparable),
+        step_time_s=_median_time(row.step_time_s for row in comparable),
+        whole_process=any(row.whole_process for row in comparable),
+        devices=devices,
+    )
+
+
 def _peak_bytes(memory: Memory) -> int | None:
     phase = memory.train or memory.evaluation
     if phase is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from results.record import Record
+from results.table import TableSpec, matches
 
 
 class Footnotes:
@@ -23,6 +24,23 @@ class Footnotes:
         found = {self._numbers.setdefault(" ".join(text.split()), len(self._numbers) + 1) for text in texts}
         return tuple(sorted(found))
 
+    def stated(
+        self, spec: TableSpec, axes: Sequence[str], labels: Sequence[str], *, on_average: bool = False
+    ) -> tuple[int, ...]:
+        """Number the footnotes of a table file that belong to a place: a row, a column, an entry or an average.
+
+        `axes` are all axes of the place, `labels` its labels on them. A footnote of a cell belongs to the widest place
+        that it names the axes of: one on row axes alone to rows, one on column axes alone to columns, else to entries.
+        """
+        place = dict(zip(axes, labels, strict=True))
+        return self.add(
+            note.text
+            for note in spec.footnotes
+            if note.on_average == on_average
+            and (on_average or _kind(spec, note.where) == _kind(spec, place))
+            and matches(note.where, place)
+        )
+
     def place_notes(self, entries: Sequence[Sequence[Record]]) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
         """Number the notes of a row's records, given by entry: those of the whole row, then those of each entry.
 
@@ -37,6 +55,11 @@ class Footnotes:
         common = [note for note in complete[0] if all(note in found for found in complete)] if complete else []
         of_row = self.add(common)
         return of_row, tuple(self.add(note for note in found if note not in common) for found in notes)
+
+
+def _kind(spec: TableSpec, axes: Iterable[str]) -> tuple[bool, bool]:
+    named = set(axes)
+    return bool(named & set(spec.rows)), bool(named & set(spec.columns))
 
 
 def _notes(record: Record) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The paper's numbers beside ours: which line of a CSV in `results/paper/` belongs to which cell of a table.
+"""The paper's numbers beside ours: which line of a CSV in `results/paper/` belongs to which place of a table.
 
 In a table file:
 
@@ -6,25 +6,34 @@ In a table file:
 paper:
   file: results/paper/image_classification.csv    # from the root of the checkout
   where: {paper_table: 11}                        # keep the lines that have these values
-  value: top1_percent                             # the number; `*_percent` is divided by 100
+  value: top1_percent                             # the column with the number
+  unit: percent                                   # divide by 100; needed where the column does not end in _percent
+  of: cells                                       # or averages: the CSV has no numbers by the axes under average
+  same_for: [temperature]                         # axes that the paper does not tell apart
+  across: dataset                                 # an axis whose labels are columns of the CSV (then there is no value)
   columns: {data: data_budget}                    # axis: CSV column, where the names differ
   labels: {method: {LoRA-32: LoRA32}}             # axis: {label: CSV value}, where they differ
+  error: 0.02                                     # how far off a number read from a picture may be, as printed
 ```
 
-`value` may be left out where exactly one column ends in `_percent`. A label that the CSV does not have leaves its cells
-without a number (the paper has no such run); an axis of which no label is found is an error.
+`value` may be left out where exactly one column ends in `_percent`. A label that the CSV does not have leaves its
+places without a number (the paper has no such run); an axis of which no label is found is an error. An empty value is
+no number.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-_ROOT = Path(__file__).parents[1]
-_KEYS = ("file", "where", "value", "columns", "labels")
+ROOT = Path(__file__).parents[1]
+_KEYS = ("file", "where", "value", "unit", "of", "same_for", "across", "columns", "labels", "error")
+_UNITS = ("percent", "none")
+_KINDS = ("cells", "averages")
+_Line = Mapping[str, str]
 
 
 class PaperError(ValueError):
@@ -32,66 +41,74 @@ class PaperError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Number:
+    """A printed number; `rounding` is how far the true one may be from it, half of the last digit printed."""
+
+    value: float
+    rounding: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Paper:
-    """Numbers by labels: `numbers` maps the labels of `axes`, in that order, to a fraction."""
+    """Numbers by labels: `numbers` maps the labels of `axes`, in that order, to a number of a cell or an average."""
 
     file: str
     where: Mapping[str, str]
+    of: Literal["cells", "averages"]
     axes: tuple[str, ...]
-    numbers: Mapping[tuple[str, ...], float]
+    numbers: Mapping[tuple[str, ...], Number]
 
-    def get(self, labels: Mapping[str, str]) -> float | None:
-        """Return the paper's number for the cell with these labels, None if it has none."""
+    def get(self, labels: Mapping[str, str]) -> Number | None:
+        """Return the paper's number for the place with these labels, None if it has none."""
         return self.numbers.get(tuple(labels[axis] for axis in self.axes))
 
+    def without_numbers(self) -> Paper:
+        """Return the reference with no number, for a table that is cut so that none fits it any more."""
+        return replace(self, numbers={})
+
     @classmethod
-    def parse(cls, data: Mapping[str, Any], labels: Mapping[str, Sequence[str]]) -> Paper:
-        """Read the `paper` part of a table file for axes with these `labels`; PaperError if it does not fit."""
-        unknown = [key for key in data if key not in _KEYS]
-        if unknown:
-            raise PaperError(f"does not know {unknown[0]!r}; it takes {', '.join(_KEYS)}")
+    def parse(cls, data: Mapping[str, Any], labels: Mapping[str, Sequence[str]], *, average: Sequence[str]) -> Paper:
+        """Read the `paper` part of a table file for row and column axes with these `labels`.
+
+        `average` are the axes that averages run over. Raises PaperError if it does not fit.
+        """
+        for key in data:
+            if key not in _KEYS:
+                raise PaperError(f"does not know {key!r}; it takes {', '.join(_KEYS)}")
+        for key, valid in (("of", _KINDS), ("unit", _UNITS)):
+            _require(data.get(key, valid[0]), valid, f"{key} is one of")
+        if data.get("of", "cells") == "averages":
+            if not average:
+                raise PaperError("has numbers of averages, but the table has no average")
+            labels = {axis: names for axis, names in labels.items() if axis not in average}
+        labels = _told_apart(data, labels)
         if not isinstance(data.get("file"), str):
             raise PaperError("needs file, the path of a CSV from the root of the checkout")
-        where, columns = _texts(data, "where"), _texts(data, "columns")
-        lines = _matching(_read(data["file"]), where)
-        for axis in columns:
-            _require(axis, labels, "row and column axes")
+        where = _texts(data, "where")
+        lines = matching_lines(read_lines(data["file"]), where)
+        columns, across = _columns(data, labels, lines[0])
         translations = _translations(data.get("labels", {}), labels)
-        axis_of_column = {columns.get(axis, axis): axis for axis in labels}
+        value = None if across else _value_column(data.get("value"), lines[0])
         label_of: dict[str, dict[str, str]] = {}
-        for column, axis in axis_of_column.items():
-            _require(column, lines[0], f"columns to map axis {axis} to under paper.columns")
+        for axis in labels:
             translation = translations.get(axis, {})
-            _check_labels(axis, labels[axis], translation, {line[column] for line in lines})
-            label_of[column] = {translation.get(label, label): label for label in labels[axis]}
-        value_column = _value_column(data.get("value"), lines[0])
-        return cls(file=data["file"], where=where, axes=tuple(labels), numbers=_numbers(lines, label_of, value_column))
-
-
-def _numbers(
-    lines: Sequence[Mapping[str, str]], label_of: Mapping[str, Mapping[str, str]], value_column: str
-) -> dict[tuple[str, ...], float]:
-    numbers: dict[tuple[str, ...], float] = {}
-    for line in lines:
-        if all(line[column] in known for column, known in label_of.items()):
-            place = tuple(known[line[column]] for column, known in label_of.items())
+            there = set(lines[0]) if axis == across else {line[columns[axis]] for line in lines}
+            _check_labels(axis, labels[axis], translation, there)
+            label_of[axis] = {translation.get(label, label): label for label in labels[axis]}
+        percent = data.get("unit", "percent" if (value or "").endswith("_percent") else "none") == "percent"
+        error = _error(data.get("error"))
+        numbers: dict[tuple[str, ...], Number] = {}
+        for place, text in _places(lines, label_of, columns, across, value):
             if place in numbers:
                 raise PaperError(f"has two lines for {' / '.join(place)}; narrow it down under paper.where")
-            numbers[place] = _number(line[value_column], value_column)
-    return numbers
+            if text.strip():
+                numbers[place] = _number(text, percent=percent, error=error)
+        return cls(file=data["file"], where=where, of=data.get("of", "cells"), axes=tuple(labels), numbers=numbers)
 
 
-def _matching(lines: list[dict[str, str]], where: Mapping[str, str]) -> list[dict[str, str]]:
-    for column, value in where.items():
-        _require(column, lines[0], "columns of the CSV")
-        there = {line[column] for line in lines}
-        _require(value, there, f"values left in column {column}")
-        lines = [line for line in lines if line[column] == value]
-    return lines
-
-
-def _read(file: str) -> list[dict[str, str]]:
-    path = _ROOT / file
+def read_lines(file: str) -> list[dict[str, str]]:
+    """Return the lines of a CSV of the checkout; PaperError naming the CSV files beside it if there is none."""
+    path = ROOT / file
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             lines = list(csv.DictReader(stream))
@@ -103,7 +120,61 @@ def _read(file: str) -> list[dict[str, str]]:
     return lines
 
 
-def _value_column(asked: Any, line: Mapping[str, str]) -> str:
+def matching_lines(lines: list[dict[str, str]], where: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return the lines that have these values; PaperError for a column or value that is not there."""
+    for column, value in where.items():
+        _require(column, lines[0], "columns of the CSV")
+        _require(value, {line[column] for line in lines}, f"values left in column {column}")
+        lines = [line for line in lines if line[column] == value]
+    return lines
+
+
+def _told_apart(data: Mapping[str, Any], labels: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+    same = data.get("same_for", [])
+    if not isinstance(same, list):
+        raise PaperError(f"same_for must be a list of axes, not {same!r}")
+    _require_all(same, labels, "row and column axes")
+    return {axis: names for axis, names in labels.items() if axis not in same}
+
+
+def _columns(
+    data: Mapping[str, Any], labels: Mapping[str, Sequence[str]], line: _Line
+) -> tuple[dict[str, str], str | None]:
+    """Return the CSV column of each axis, and the axis that runs across columns."""
+    across = data.get("across")
+    if across is not None:
+        _require(across, labels, "row and column axes")
+        if "value" in data:
+            raise PaperError("has both value and across; the numbers stand in one column or across several")
+    stated = _texts(data, "columns")
+    _require_all(stated, labels, "row and column axes")
+    columns = {axis: stated.get(axis, axis) for axis in labels if axis != across}
+    for axis, column in columns.items():
+        _require(column, line, f"columns to map axis {axis} to under paper.columns")
+    return columns, across
+
+
+def _places(
+    lines: Sequence[_Line],
+    label_of: Mapping[str, Mapping[str, str]],
+    columns: Mapping[str, str],
+    across: str | None,
+    value: str | None,
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    for line in lines:
+        if not all(line[column] in label_of[axis] for axis, column in columns.items()):
+            continue
+        own = {axis: label_of[axis][line[column]] for axis, column in columns.items()}
+        if across is None:
+            yield tuple(own[axis] for axis in label_of), line[value or ""]
+            continue
+        for name, label in label_of[across].items():
+            if name in line:
+                place = {**own, across: label}
+                yield tuple(place[axis] for axis in label_of), line[name]
+
+
+def _value_column(asked: Any, line: _Line) -> str:
     if asked is not None:
         _require(asked, line, "columns of the CSV")
         return str(asked)
@@ -113,26 +184,37 @@ def _value_column(asked: Any, line: Mapping[str, str]) -> str:
     return percents[0]
 
 
-def _number(text: str, column: str) -> float:
+def _number(text: str, *, percent: bool, error: float | None) -> Number:
+    scale = 100.0 if percent else 1.0
     try:
-        return float(text) / (100 if column.endswith("_percent") else 1)
-    except ValueError as error:
-        raise PaperError(f"{text!r} in column {column} is not a number") from error
+        value = float(text)
+    except ValueError as reason:
+        raise PaperError(f"{text!r} is not a number") from reason
+    rounding = 0.5 * 10.0 ** -len(text.strip().partition(".")[2]) if error is None else error
+    return Number(value=value / scale, rounding=rounding / scale)
+
+
+def _error(text: Any) -> float | None:
+    try:
+        value = None if text is None else float(text)
+    except (TypeError, ValueError) as error:
+        raise PaperError(f"error must be a number, not {text!r}") from error
+    if value is not None and not 0 <= value < float("inf"):
+        raise PaperError(f"error must be 0 or more, not {text!r}")
+    return value
 
 
 def _translations(data: Any, labels: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
     if not isinstance(data, dict):
         raise PaperError(f"labels must map an axis to label: CSV value, not {data!r}")
+    _require_all(data, labels, "row and column axes")
     for axis in data:
-        _require(axis, labels, "row and column axes")
-        for label in _texts(data, axis):
-            _require(label, labels[axis], f"labels of axis {axis}")
+        _require_all(_texts(data, axis), labels[axis], f"labels of axis {axis}")
     return data
 
 
 def _check_labels(axis: str, labels: Sequence[str], translation: Mapping[str, str], there: set[str]) -> None:
-    for value in translation.values():
-        _require(value, there, f"values for axis {axis}")
+    _require_all(translation.values(), there, f"values for axis {axis}")
     if not any(translation.get(label, label) in there for label in labels):
         raise PaperError(f"has no label of axis {axis}; map them under paper.labels to {', '.join(sorted(there))}")
 
@@ -142,6 +224,11 @@ def _texts(data: Mapping[str, Any], key: str) -> dict[str, str]:
     if not isinstance(mapping, dict) or not all(isinstance(value, str) for value in mapping.values()):
         raise PaperError(f"{key} must map names to texts, not {mapping!r}")
     return mapping
+
+
+def _require_all(names: Any, valid: Any, what: str) -> None:
+    for name in names:
+        _require(name, valid, what)
 
 
 def _require(name: Any, valid: Any, what: str) -> None:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from results.rollup import Entry, Row, Table
-from results.sheet import quantity
+from results.curves import draw_lines
+from results.entry import Entry, Row
+from results.rollup import Table
 from results.table import TableError
+from results.units import quantity
 
 # Okabe and Ito's palette: told apart with any colour vision; the shapes tell them apart in print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -27,6 +29,17 @@ class _Point:
     mean: float
     std: float
     style: int
+
+
+def draw(table: Table, path: Path) -> None:
+    """Draw the picture that the table file asks for, else the averages against parameters, as a PNG at `path`.
+
+    Raises TableError where there is nothing to draw.
+    """
+    if table.spec.plot is not None:
+        draw_lines(table, path)
+    else:
+        accuracy_against_parameters(table, path)
 
 
 def accuracy_against_parameters(table: Table, path: Path) -> None:

@@ -10,55 +10,39 @@ import re
 from pathlib import Path
 
 from results.files import write_atomically, write_text
-from results.plot import accuracy_against_parameters
+from results.legend import caption, footnotes, legend
+from results.plot import draw
 from results.rollup import Table
-from results.sheet import Markup, lay_out
+from results.sheet import Grid, Markup, lay_out
 from results.table import TableError
 from results.tidy import as_document, as_lines
 
 
 def markdown(table: Table) -> str:
     """Return the table as GitHub Markdown that is as readable in a terminal."""
-    from tabulate import tabulate
-
-    sheet = lay_out(table, _MARKDOWN)
-    alignment = ["left"] * sheet.labels + ["right"] * (len(sheet.header) - sheet.labels)
-    # Without these, tabulate reads "47.3" as a number and strips the padding that marks nothing.
-    grid = tabulate(sheet.lines, sheet.header, tablefmt="pipe", colalign=alignment, disable_numparse=True)
     parts = [f"### {_MARKDOWN.escape(table.spec.title)}"]
     parts += [_MARKDOWN.escape(table.spec.note)] if table.spec.note else []
-    parts += [sheet.caption, grid, "  \n".join(sheet.footnotes), "  \n".join(sheet.legend)]
+    parts.append(caption(table, _MARKDOWN))
+    for grid in lay_out(table, _MARKDOWN):
+        parts += [f"#### {grid.title}"] if grid.title else []
+        parts.append(_markdown_grid(grid))
+    parts += ["  \n".join(footnotes(table, _MARKDOWN)), "  \n".join(legend(table, _MARKDOWN))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def latex(table: Table) -> str:
-    """Return the table as a LaTeX `table` float that needs the package booktabs only."""
-    sheet = lay_out(table, _LATEX)
-    lines = [f"{' & '.join(line)} \\\\" for line in sheet.lines]
-    for index in sorted(sheet.blocks - {0}, reverse=True):
-        lines.insert(index, "\\midrule")
-    caption = " ".join(filter(None, (_sentence(table.spec.title), table.spec.note)))
-    under = [*sheet.footnotes, " ".join(sheet.legend)]
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs}",
-            "\\begin{table}[t]",
-            "\\centering",
-            f"\\caption{{{_LATEX.escape(caption)} {sheet.caption}}}",
-            f"\\label{{tab:{re.sub(r'[^A-Za-z0-9-]+', '-', table.spec.name)}}}",
-            f"\\begin{{tabular}}{{{'l' * sheet.labels}{'r' * (len(sheet.header) - sheet.labels)}}}",
-            "\\toprule",
-            f"{' & '.join(sheet.header)} \\\\",
-            "\\midrule",
-            *lines,
-            "\\bottomrule",
-            "\\end{tabular}",
-            "\\par\\smallskip\\footnotesize",
-            " \\\\\n".join(under),
-            "\\end{table}",
-            "",
-        ]
-    )
+    """Return the table as LaTeX `table` floats, one per grid, that need the package booktabs only."""
+    grids = lay_out(table, _LATEX)
+    title = " ".join(filter(None, (_sentence(table.spec.title), table.spec.note)))
+    under = (*footnotes(table, _LATEX), " ".join(legend(table, _LATEX)))
+    floats = []
+    for index, grid in enumerate(grids):
+        first, last = index == 0, index == len(grids) - 1
+        text = f"{_LATEX.escape(title)} {caption(table, _LATEX)}" if first else _LATEX.escape(table.spec.title)
+        text += f" {grid.title}." if grid.title else ""
+        label = table.spec.name if first else f"{table.spec.name}-{index}"
+        floats.append(_latex_float(grid, caption=text, label=label, under=under if last else ()))
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(floats)
 
 
 def csv(table: Table) -> str:
@@ -86,11 +70,43 @@ def write_all(table: Table, folder: Path, name: str) -> tuple[Path, ...]:
     written = [write_text(folder / f"{name}.{suffix}", text) for suffix, text in texts.items()]
     picture = folder / f"{name}.png"
     try:
-        written.append(write_atomically(picture, lambda path: accuracy_against_parameters(table, path)))
+        written.append(write_atomically(picture, lambda path: draw(table, path)))
     except TableError:
         with contextlib.suppress(FileNotFoundError):
             picture.unlink()
     return tuple(written)
+
+
+def _markdown_grid(grid: Grid) -> str:
+    from tabulate import tabulate
+
+    alignment = ["left"] * grid.labels + ["right"] * (len(grid.header) - grid.labels)
+    # Without these, tabulate reads "47.3" as a number and strips the padding that marks nothing.
+    return tabulate(grid.lines, grid.header, tablefmt="pipe", colalign=alignment, disable_numparse=True)
+
+
+def _latex_float(grid: Grid, *, caption: str, label: str, under: tuple[str, ...]) -> str:
+    lines = [f"{' & '.join(line)} \\\\" for line in grid.lines]
+    for index in sorted(grid.blocks - {0}, reverse=True):
+        lines.insert(index, "\\midrule")
+    return "\n".join(
+        [
+            "\\begin{table}[t]",
+            "\\centering",
+            f"\\caption{{{caption}}}",
+            f"\\label{{tab:{re.sub(r'[^A-Za-z0-9-]+', '-', label)}}}",
+            f"\\begin{{tabular}}{{{'l' * grid.labels}{'r' * (len(grid.header) - grid.labels)}}}",
+            "\\toprule",
+            f"{' & '.join(grid.header)} \\\\",
+            "\\midrule",
+            *lines,
+            "\\bottomrule",
+            "\\end{tabular}",
+            *(["\\par\\smallskip\\footnotesize", " \\\\\n".join(under)] if under else []),
+            "\\end{table}",
+            "",
+        ]
+    )
 
 
 def _escape_markdown(text: str) -> str:
@@ -127,7 +143,8 @@ _MARKDOWN = Markup(
     raised=lambda text: f" {_raise_markdown(text)}",
     plus_minus="±",
     minus="−",
-    holes={"missing": "·", "failed": "✗", "stale": "~", "skipped": "–"},
+    holes={"missing": "·", "failed": "✗", "stale": "~", "skipped": "–", "paper": ""},
+    verdicts={"reproduced": "≈", "outside": "≠"},
 )
 _LATEX = Markup(
     escape=_escape_latex,
@@ -135,5 +152,6 @@ _LATEX = Markup(
     raised=lambda text: f"$^{{{text}}}$",
     plus_minus="$\\pm$",
     minus="$-$",
-    holes={"missing": "$\\cdot$", "failed": "$\\times$", "stale": "$\\sim$", "skipped": "--"},
+    holes={"missing": "$\\cdot$", "failed": "$\\times$", "stale": "$\\sim$", "skipped": "--", "paper": ""},
+    verdicts={"reproduced": "$\\approx$", "outside": "$\\neq$"},
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from results.rollup import Entry, Row, Table
+from results.entry import Entry, Row
+from results.rollup import Table
 
-_MEASURES = ("state", "mean", "std", "n", "expected", "running", "mark", "paper", "difference")
+_MEASURES = ("state", "mean", "std", "n", "expected", "running", "mark", "paper", "difference", "interval", "verdict")
 
 
 def as_lines(table: Table) -> list[dict[str, Any]]:
@@ -25,6 +26,7 @@ def as_lines(table: Table) -> list[dict[str, Any]]:
             **{name: getattr(entry, name) for name in _MEASURES},
             "complete": entry.coverage and entry.coverage[0],
             "of": entry.coverage and entry.coverage[1],
+            **_common(entry),
             **_facts(row),
             "devices": "; ".join(row.facts.devices) or None,
             "reasons": "; ".join(entry.reasons) or None,
@@ -50,7 +52,9 @@ def as_document(table: Table) -> dict[str, Any]:
             "by_state": dict(table.counts),
         },
         "repeats": {axis: list(spec.axes[axis]) for axis in spec.repeat},
-        "paper": spec.paper and {"file": spec.paper.file, "where": dict(spec.paper.where)},
+        "paper": spec.paper and {"file": spec.paper.file, "where": dict(spec.paper.where), "of": spec.paper.of},
+        "restricted": {axis: list(labels) for axis, labels in spec.restricted.items()},
+        "verdicts": dict(table.verdicts),
         "footnotes": list(table.footnotes),
         "rows": [_row(table, row) for row in table.rows],
     }
@@ -79,9 +83,20 @@ def _row(table: Table, row: Row) -> dict[str, Any]:
 def _entry(entry: Entry) -> dict[str, Any]:
     return {
         **{name: getattr(entry, name) for name in _MEASURES},
+        "common": _common(entry) if entry.common is not None else None,
         "values": dict(entry.values),
         "reasons": list(entry.reasons),
         "footnotes": list(entry.footnotes),
+    }
+
+
+def _common(entry: Entry) -> dict[str, Any]:
+    common = entry.common
+    return {
+        "common_n": common and common.n,
+        "common_mean": common and common.ours,
+        "common_paper": common and common.paper,
+        "common_difference": common and common.difference,
     }
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from results.record import RecordError
-from results.sheet import duration, quantity, size
+from results.units import duration, quantity, size
 from runners.compose import instantiate
 
 if TYPE_CHECKING:

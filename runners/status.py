@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from results.store import Scan
 from runners.formats import FORMATS, check_format, failures_text, rows_text
+from runners.plan import Planner
 from runners.tables import names, plan_table, store_of
 
 CONFIG = "status"
@@ -25,9 +26,9 @@ def main(config: DictConfig) -> int:
     """Print the state of every table; return 0."""
     check_format(config.format, FORMATS)
     scan = store_of(config.records).scan()
-    rows = []
+    rows, planner = [], Planner()
     for name in [config.table] if config.table else names():
-        table = plan_table(name).roll_up(scan)
+        table = plan_table(name, planner=planner).roll_up(scan)
         counts = {state: sum(n for kind, n in table.counts.items() if kind == state) for state in STATES}
         rows.append({"table": name, "cells": sum(counts.values()), **counts})
     print(rows_text(rows, config.format))

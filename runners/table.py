@@ -1,32 +1,60 @@
 """randlora table: print a table from the records at hand, beside the paper's numbers where it has them.
 
-Nothing is run. Cells that are missing, failed or stale are shown as such and never averaged.
+Nothing is run. Cells that are missing, failed or stale are shown as such and never averaged. The table is also written,
+as Markdown, LaTeX, CSV, JSON and a picture, to results/tables or where to= says; a part of a table as <table>_part.
 
 Examples:
   randlora table table=demo
+  randlora table table=clip_vit_b32 columns=average                      averages alone: one line per method
+  randlora table table=clip_vit_b32 "where={data: [1 shot, 100%]}"       the cells of two data budgets
+  randlora table table=clip_vit_b32 "where={method: [LoRA-32, RandLoRA-6], dataset: [Cars, DTD]}"
   randlora table table=demo format=latex
   randlora table table=demo format=json | jq .coverage
-  randlora table table=demo records=results/published/demo/records     the published records instead of this machine's
+  randlora table table=demo records=results/published/demo/records       the published records instead of this machine's
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from omegaconf import DictConfig
 
+from results import render
+from runners import tables
+from runners.compose import ConfigError, plain
 from runners.formats import check_format
-from runners.tables import FORMATS, plan_table, store_of
 
 CONFIG = "table"
+COLUMNS = ("all", "average")
 
 
 def main(config: DictConfig) -> int:
-    """Print a table; return 0."""
-    check_format(config.format, tuple(FORMATS))
-    planned = plan_table(config.table)
-    scan = store_of(config.records).scan()
+    """Print a table and write it; return 0."""
+    check_format(config.format, tuple(tables.FORMATS))
+    if config.columns not in COLUMNS:
+        raise ConfigError(f"columns={config.columns}: valid: {', '.join(COLUMNS)}")
+    where = chosen_labels(config.where)
+    planned = tables.plan_table(config.table, where=where)
+    if config.columns == "average" and not planned.spec.average:
+        raise ConfigError(f"columns=average: table {config.table} has no average")
+    scan = tables.store_of(config.records).scan()
     for problem in scan.problems:
         print(f"warning: {problem.path} cannot be used: {problem.reason}", file=sys.stderr)
-    print(FORMATS[config.format](planned.roll_up(scan)), end="")
+    table = planned.roll_up(scan)
+    folder = tables.TABLES if config.to is None else Path(config.to).expanduser()
+    written = render.write_all(table, folder, f"{planned.spec.name}_part" if where else planned.spec.name)
+    print(tables.FORMATS[config.format](table.averages_only() if config.columns == "average" else table), end="")
+    forms = ",".join(path.suffix.removeprefix(".") for path in written)
+    print(f"\nwritten: {written[0].with_suffix('')}.{{{forms}}}", file=sys.stderr)
     return 0
+
+
+def chosen_labels(where: object) -> dict[str, list[str]]:
+    """Return the labels by axis that ``where`` asks for; ConfigError unless it maps axes to labels."""
+    asked = plain(where)
+    if asked is None:
+        return {}
+    if not isinstance(asked, dict):
+        raise ConfigError(f"where={asked}: valid: labels by axis, such as 'where={{data: [1 shot], method: [FT]}}'")
+    return {str(axis): list(map(str, one if isinstance(one, list) else [one])) for axis, one in asked.items()}

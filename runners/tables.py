@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,8 @@ from pathlib import Path
 from results import render
 from results.rollup import Table, roll_up
 from results.store import RecordStore, Scan
-from results.table import Planned, TableError, TableSpec, find_table, load_table
+from results.table import Planned, TableError, TableSpec, find_table
+from results.table_parser import load_table
 from runners.compose import Composed, ConfigError, compose_parts
 from runners.machine import EXPERIMENTS, ROOT
 from runners.plan import Planner, Run
@@ -41,18 +42,27 @@ class PlannedTable:
         return roll_up(self.spec, self.planned, scan.records)
 
 
-def plan_table(name: str, *, forwarded: Sequence[str] = ()) -> PlannedTable:
+def plan_table(
+    name: str,
+    *,
+    forwarded: Sequence[str] = (),
+    where: Mapping[str, Sequence[str]] | None = None,
+    planner: Planner | None = None,
+) -> PlannedTable:
     """Compose every cell of a table.
 
     Args:
         name: a file of ``experiments/`` without its ending.
         forwarded: overrides outside the runs' identity, such as ``machine.device=cpu``, for every cell.
+        where: labels by axis; only cells with these.
+        planner: one for several tables, so that what they share is done once.
 
     Raises:
-        ConfigError: if there is no such table, its file is not valid, or a cell does not compose.
+        ConfigError: if there is no such table, its file is not valid, it has no such axis or label, or a cell does not
+            compose.
     """
     try:
-        spec = load_table(find_table(name, EXPERIMENTS))
+        spec = load_table(find_table(name, EXPERIMENTS)).select(where or {})
     except TableError as error:
         raise ConfigError(str(error)) from error
     cells = spec.cells()
@@ -60,7 +70,7 @@ def plan_table(name: str, *, forwarded: Sequence[str] = ()) -> PlannedTable:
         configs = compose_parts("config", [[*cell.overrides, *forwarded] for cell in cells])
     except ConfigError as error:
         raise ConfigError(f"table {name}: {error}") from error
-    planner = Planner()
+    planner = planner or Planner()
     identities = [planner.identify(config) for config in configs]
     planned = tuple(Planned(cell=cell, id=id, key=key) for cell, (id, key) in zip(cells, identities, strict=True))
     return PlannedTable(spec=spec, planned=planned, configs=tuple(configs), planner=planner)

@@ -12,7 +12,8 @@ from record_factory import MIB, by_id, plan, record_of
 
 from results.record import Memory, Parameters, PhaseMemory, Record, Timing
 from results.rollup import Table, roll_up
-from results.table import TableError, TableSpec, load_table
+from results.table import TableError, TableSpec
+from results.table_parser import load_table
 
 TEXT = """
 title: A small table

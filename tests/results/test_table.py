@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from results.table import FACTS, TableError, find_table, load_table
+from results.table import FACTS, TableError, find_table
+from results.table_parser import load_table
 
 TEXT = """
 title: A small table
@@ -118,8 +119,12 @@ paper:
 def test_the_papers_numbers_are_found_by_label(tmp_path: Path) -> None:
     paper = load_table(_write(tmp_path, PAPER)).paper
     assert paper is not None
-    assert paper.get({"data": "16", "method": "LoRA-32", "dataset": "DTD", "seed": "1"}) == pytest.approx(0.648)
-    assert paper.get({"data": "100%", "method": "FT", "dataset": "Cars"}) == pytest.approx(0.844)
+    number = paper.get({"data": "16", "method": "LoRA-32", "dataset": "DTD", "seed": "1"})
+    assert number is not None
+    assert (number.value, number.rounding) == pytest.approx((0.648, 0.0005))
+    number = paper.get({"data": "100%", "method": "FT", "dataset": "Cars"})
+    assert number is not None
+    assert number.value == pytest.approx(0.844)
     assert paper.get({"data": "16", "method": "Zero-shot", "dataset": "DTD"}) is None
 
 
