@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from randlora.data.prepared import PreparedStore
+from results.measures import value_of
 from results.record import Key, Record
 from runners.compose import ConfigError
+from runners.planning.predict import skeleton_of
 
 if TYPE_CHECKING:
     from randlora.backbones.base import ImageBackbone
@@ -108,14 +110,14 @@ class Counter:
     def pixels(self, backbone: ImageBackbone) -> int:
         """Return the side of a backbone's images."""
         if backbone not in self._pixels:
-            self._pixels[backbone] = backbone.image_size(backbone.skeleton())
+            self._pixels[backbone] = backbone.image_size(skeleton_of(backbone))
         return self._pixels[backbone]
 
     def head(self, run: Run) -> int:
         """Return the trained parameters of a run's head."""
         key = (run.backbone, repr(run.recipe.task), len(run.dataset.classes))
         if key not in self._heads:
-            skeleton = run.backbone.skeleton() if run.recipe.task.has_head else None
+            skeleton = skeleton_of(run.backbone) if run.recipe.task.has_head else None
             self._heads[key] = (
                 0
                 if skeleton is None
@@ -169,7 +171,7 @@ def plan_cells(table: PlannedTable, records: Mapping[str, Record]) -> tuple[Plan
 def _state(record: Record | None, key: Key, old_keys: set[Key], metric: str) -> State:
     if record is None:
         return "stale" if key in old_keys else "missing"
-    if record.status == "ok" and metric not in record.metrics:
+    if record.status == "ok" and value_of(record, metric) is None:
         return "failed"
     return record.status
 

@@ -12,8 +12,8 @@ from torch._subclasses import FakeTensorMode
 
 from randlora.tasks.base import Vocabulary
 from results.bench_record import StepMemory
-from runners.planning.predict import BLOCKS, Prediction, PredictionError, fake_copy, predict
-from runners.planning.step import DeviceKind, Precision, StepShape
+from runners.planning.predict import BLOCKS, Prediction, PredictionError, fake_copy, predict, skeleton_of
+from runners.planning.step import DeviceKind, Precision, StepShape, with_blank_texts
 from runners.planning.tracker import StepTracker
 
 if TYPE_CHECKING:
@@ -175,12 +175,13 @@ class _Evaluation:
 
 def _evaluation(cell: PlannedCell) -> _Evaluation:
     """Count two small evaluations of merged weights, with one template and with two; they are linear in the rest."""
-    backbone, task, n = cell.run.backbone, cell.run.recipe.task, 2
+    n, task, backbone = 2, cell.run.recipe.task, with_blank_texts(cell.run.backbone)
+    skeleton = skeleton_of(cell.run.backbone)
     image, texts = 0, []
     for templates in (1, 2):
         tracker = StepTracker(block=BLOCKS["cpu"], most_distinct=n)
         with FakeTensorMode(), tracker, torch.no_grad():
-            model = fake_copy(backbone.skeleton())
+            model = fake_copy(skeleton)
             names = [str(number) for number in range(n)]
             prompts = [f"{number} {{class}}" for number in range(templates)]
             vocabulary = Vocabulary(classes=names, prompt=prompts[0], templates=prompts)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from runners.compose import plain
 from runners.data_status import Status, status_of
 from runners.machine import ROOT
+from runners.planning.predict import skeleton_of
 
 if TYPE_CHECKING:
     from runners.planning.cells import PlannedCell
@@ -79,7 +80,7 @@ def find_needs(table: PlannedTable, cells: Sequence[PlannedCell]) -> Needs:
             datasets[key] = status_of(name, description, machine=run.machine, size=cell.work.pixels)
         name = cell.planned.key.backbone
         if name not in weights:
-            count = sum(one.numel() for one in run.backbone.skeleton().parameters())
+            count = sum(one.numel() for one in skeleton_of(run.backbone).parameters())
             missing = run.backbone.missing_weights(root=ROOT)
             weights[name] = Weights(backbone=name, missing=missing, most_bytes=count * FLOAT32)
     folder = cells[0].run.machine.prepared_path if cells else ROOT

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -11,8 +14,11 @@ from torch._subclasses import FakeTensorMode
 
 from randlora.adapter import AdapterMethod
 from results.bench_record import StepMemory
-from runners.planning.step import RunStep, StepShape
+from runners.planning.step import RunStep, StepShape, with_blank_texts
 from runners.planning.tracker import StepTracker
+
+if TYPE_CHECKING:
+    from randlora.backbones.base import ImageBackbone
 
 # units of torch's allocators, in bytes: the caching allocator of a CUDA device rounds up
 BLOCKS = {"cpu": 1, "cuda": 512}
@@ -64,36 +70,40 @@ def predict(shape: StepShape) -> Prediction:
     try:
         three_valued = _three_valued(shape) if shape.execution.bases == "compact" else ()
         tracker = StepTracker(block=BLOCKS[shape.device], most_distinct=shape.classes, equal=three_valued)
+        blank = replace(shape, backbone=with_blank_texts(shape.backbone))
+        skeleton = skeleton_of(shape.backbone)
         with FakeTensorMode(), tracker:
-            step = RunStep(shape, fake_copy(shape.backbone.skeleton()))
+            step = RunStep(blank, fake_copy(skeleton))
             return _watch(step, tracker)
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         raise PredictionError(f"{type(shape.method).__name__}: {type(error).__name__}: {first}") from error
 
 
+@cache
+def skeleton_of(backbone: ImageBackbone) -> nn.Module:
+    """Return a backbone on the meta device; it is the same at every call, so change a copy."""
+    return backbone.skeleton()
+
+
 def fake_copy(model: nn.Module) -> nn.Module:
-    """Return a model on the meta device with its tensors as the surrounding mode makes them on the CPU.
+    """Return a copy of a model on the meta device with its tensors as the surrounding mode makes them on the CPU.
 
     Weights that are tied stay so.
     """
-    made: dict[int, nn.Parameter] = {}
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            if id(parameter) not in made:
-                like = torch.empty(parameter.shape, dtype=parameter.dtype)
-                made[id(parameter)] = nn.Parameter(like, requires_grad=parameter.requires_grad)
-            module._parameters[name] = made[id(parameter)]
-        for name, buffer in module.named_buffers(recurse=False):
-            module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
-    return model
+    made: dict[int, Any] = {}
+    for one in model.parameters():
+        made[id(one)] = nn.Parameter(torch.empty(one.shape, dtype=one.dtype), requires_grad=one.requires_grad)
+    for one in model.buffers():
+        made[id(one)] = torch.empty(one.shape, dtype=one.dtype)
+    return copy.deepcopy(model, made)
 
 
 def _three_valued(shape: StepShape) -> list[bool]:
     """Return of each frozen basis whether it holds three values, which is asked of it before it is made compact."""
     if not isinstance(shape.method, AdapterMethod):
         return []
-    sites = shape.backbone.targets_of(shape.backbone.skeleton()).sites
+    sites = shape.backbone.targets_of(skeleton_of(shape.backbone)).sites
     shared = shape.method.shared(sites, 0)
     if shared is None:
         return []

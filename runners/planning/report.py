@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from runners.planning.throughput import Throughput
 
 HOUR = 3600.0
+Unit = tuple[float, str]
+UNITS: tuple[Unit, ...] = ((1e9, "GFLOP"), (1e12, "TFLOP"), (1e15, "PFLOP"), (1e18, "EFLOP"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,21 +78,24 @@ class Report:
             f"{total[state]:,} {state}" for state in STATES if total[state] or state in ("ok", "missing")
         )
         head = [f"{self.table}: {self.title}", f"{total['cells']:,} cells: {states}", ""]
-        lines = [_shown(row) for row in self.rows]
-        lines.append({**dict.fromkeys(lines[0], ""), **_sums(total), "method": "in all"})
+        unit = max((one for one in UNITS if one[0] <= _largest(total)), default=UNITS[0])
+        lines = [_shown(row, unit) for row in self.rows]
+        lines.append({**dict.fromkeys(lines[0], ""), **_sums(total, unit), "method": "in all"})
+        lines = _without_empty(lines)
         table = tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True, colalign=_align(lines[0]))
         return "\n".join([*head, table, "", *self._notes(), *self._need_words(style)])
 
     def _notes(self) -> list[str]:
         where = f"planned for {self.device} in {self.precision}"
         notes = [
-            f"memory: the most in training, {where}; what is allocated, the context and the reserve of a GPU come on top. "
-            "PFLOP, hours: training, of the cells that are left; evaluation apart."
+            f"memory: the most that is allocated in training, {where}, with training images that stay on the device "
+            "(machine.resident_mib); the context and the reserve of a GPU come on top. Operations and hours: of the "
+            "cells that are left, training and evaluation apart."
         ]
         if self.throughput is None:
             notes.append(
-                "hours: none without a measurement. Run one cell of each method first, or give throughput=FILE of randlora "
-                "bench, measured where the table will run, or flops_per_s=NUMBER."
+                "hours: none without a measurement. Run one cell of each method first, or give throughput=FILE of "
+                "randlora bench, measured where the table will run, or flops_per_s=NUMBER."
             )
         else:
             notes.append(f"hours: from {self.throughput.title}; waits for data are not in them.")
@@ -128,7 +133,17 @@ class Report:
         return [*words, "", tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)]
 
 
-def _shown(row: Mapping[str, Any]) -> dict[str, str]:
+def _largest(total: Mapping[str, Any]) -> float:
+    return max(total["train_flops_left"] or 0, total["eval_flops_left"] or 0)
+
+
+def _without_empty(lines: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Leave out the columns in which nothing stands."""
+    kept = [name for name in lines[0] if any(line[name] not in ("", "0") for line in lines)]
+    return [{name: line[name] for name in kept} for line in lines]
+
+
+def _shown(row: Mapping[str, Any], unit: Unit) -> dict[str, str]:
     asked = row["budget_asked"]
     return {
         "method": row["method"],
@@ -138,19 +153,19 @@ def _shown(row: Mapping[str, Any]) -> dict[str, str]:
         "budget": "" if asked is None else f"{asked:,}",
         "head": _span(row["head_parameters_least"], row["head_parameters_most"]),
         "steps per run": _span(row["steps_least"], row["steps_most"]),
-        **_sums(row),
+        **_sums(row, unit),
         "rate": row["rate_source"] or "",
     }
 
 
-def _sums(row: Mapping[str, Any]) -> dict[str, str]:
+def _sums(row: Mapping[str, Any], unit: Unit) -> dict[str, str]:
     return {
         "steps": _count(row["steps"]),
         "images": _count(row["images"]),
         "memory": "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e9:.2f} GB",
-        "PFLOP": _peta(row["train_flops_left"]),
+        unit[1]: _flops(row["train_flops_left"], unit),
         "hours": _hours(row["train_s_left"]),
-        "eval PFLOP": _peta(row["eval_flops_left"]),
+        f"eval {unit[1]}": _flops(row["eval_flops_left"], unit),
         "eval hours": _hours(row["eval_s_left"]),
     }
 
@@ -165,8 +180,11 @@ def _count(number: int | None) -> str:
     return "?" if number is None else f"{number:,}"
 
 
-def _peta(flops: float | None) -> str:
-    return "?" if flops is None else f"{flops / 1e15:,.3g}" if flops < 1e18 else f"{flops / 1e15:,.0f}"
+def _flops(flops: float | None, unit: Unit) -> str:
+    if flops is None:
+        return "?"
+    value = flops / unit[0]
+    return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:.3g}"
 
 
 def _hours(seconds: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
@@ -65,6 +66,16 @@ class StepShape:
     def with_classes(self, classes: int) -> StepShape:
         """Return the shape at another number of classes."""
         return replace(self, classes=classes)
+
+
+def with_blank_texts(backbone: ImageBackbone) -> ImageBackbone:
+    """Return a backbone whose token matrices have the right shape and no content, which takes no time to make."""
+    if not backbone.has_text:
+        return backbone
+    width = backbone.tokenize(["text"]).shape[1]
+    blank = copy.copy(backbone)
+    object.__setattr__(blank, "tokenize", lambda texts: torch.zeros(len(texts), width, dtype=torch.int64))
+    return blank
 
 
 class RunStep:

@@ -110,8 +110,8 @@ def from_benchmark(path: Path, *, device: str, precision: str) -> Throughput:
     if (kind, measured) != (device, precision):
         as_measured = f"device={kind} precision={measured}" if measured else "a benchmark of another precision"
         raise ConfigError(
-            f"throughput={path}: measured on {found.environment.device} in {found.precision}, but planned for {device} in "
-            f"{precision}; use {as_measured}"
+            f"throughput={path}: measured on {found.environment.device} in {found.precision}, but planned for {device} "
+            f"in {precision}; use {as_measured}"
         )
     rates = [(_method_of(one), one.flops / spread(one.times_s).median) for one in _eager(found)]
     if not rates:
