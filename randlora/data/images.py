@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,9 +13,9 @@ import torch
 from randlora.checks import is_number
 from randlora.data.decode import DecodedSplit, Unreadable, decode_split
 from randlora.data.errors import DataError
-from randlora.data.labels import LabelMap
+from randlora.data.labels import LabelMap, relabelled
 from randlora.data.prompts import fill, problem_of_classes, problem_of_templates
-from randlora.data.raw import RawSplit, Rows, Source, combined_digest, join
+from randlora.data.raw import RawSplit, Source, join
 from randlora.data.splits import PARTS, Part, SplitRule
 
 if TYPE_CHECKING:
@@ -155,13 +154,7 @@ class ImageDataset:
         names = self.chosen.label_names
         label_map = LabelMap.between(stated=raw.class_names, label_names=names, classes=self.classes, where=where)
         positions = self._positions(raw, part, label_map)
-        return RawSplit(
-            class_names=tuple(self.classes),
-            digest=raw.digest if positions is None else _part_digest(raw.digest, positions),
-            n_rows=raw.n_rows if positions is None else len(positions),
-            read_labels=lambda: _read_labels(raw, label_map, where=where, positions=positions),
-            rows=_rows(raw, label_map, where=where, positions=positions),
-        )
+        return relabelled(raw, label_map, where=where, positions=positions, classes=self.classes)
 
     def load(
         self, *, part: Part, size: int, root: Path, store: PreparedStore | None = None, workers: int = 1
@@ -221,7 +214,7 @@ class ImageDataset:
             if needs == "count":
                 count = raw.n_rows if raw.n_rows is not None else len(raw.read_labels())
                 return self.splits.positions(part, count=count)
-            labels = _read_labels(raw, label_map, where=self.where(part), positions=None)
+            labels = [label_map(label, where=self.where(part), index=k) for k, label in enumerate(raw.read_labels())]
             return self.splits.positions(part, labels=torch.tensor(labels, dtype=torch.int64))
         except DataError as error:
             raise DataError(f"{self.where(part)}: {str(error).removeprefix(f'{self.where(part)}: ')}") from error
@@ -264,21 +257,3 @@ class ImageDataset:
 
     def _invalid(self, field: str, problem: str) -> ValueError:
         return ValueError(f"dataset {self.name}: {field} {problem}")
-
-
-def _rows(raw: RawSplit, label_map: LabelMap, *, where: str, positions: Tensor | None) -> Rows:
-    wanted = None if positions is None else set(positions.tolist())
-    for index, (encoded, label) in enumerate(raw.rows):
-        if wanted is None or index in wanted:
-            yield encoded, None if "problem" in encoded else label_map(label, where=where, index=index)
-
-
-def _read_labels(raw: RawSplit, label_map: LabelMap, *, where: str, positions: Tensor | None) -> list[int]:
-    labels = raw.read_labels()
-    wanted = range(len(labels)) if positions is None else positions.tolist()
-    return [label_map(labels[index], where=where, index=index) for index in wanted]
-
-
-def _part_digest(digest: str | None, positions: Tensor) -> str | None:
-    chosen = hashlib.sha256(json.dumps(positions.tolist()).encode()).hexdigest()
-    return combined_digest([digest, chosen])

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from randlora.data.errors import DataError
+from randlora.data.raw import RawSplit, Rows, combined_digest
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
+    from torch import Tensor
 
 _SHOWN = 3
 
@@ -80,6 +87,43 @@ class LabelMap:
                 f"{len(self.names) - 1}: correct the data, the label column, or the list of classes"
             )
         return label if self.order is None else self.order[label]
+
+
+def relabelled(
+    raw: RawSplit,
+    label_map: LabelMap,
+    *,
+    where: str,
+    positions: Int64[Tensor, " k"] | None,
+    classes: Sequence[str],
+) -> RawSplit:
+    """Return a split with labels as positions in ``classes``, of the images at ``positions`` (None: of all).
+
+    Its rows and labels raise DataError as the label map does.
+    """
+    wanted = None if positions is None else positions.tolist()
+
+    def labels() -> Sequence[int]:
+        found = raw.read_labels()
+        return [label_map(found[k], where=where, index=k) for k in (range(len(found)) if wanted is None else wanted)]
+
+    return RawSplit(
+        class_names=tuple(classes),
+        digest=raw.digest if wanted is None else combined_digest([raw.digest, _digest(wanted)]),
+        n_rows=raw.n_rows if wanted is None else len(wanted),
+        read_labels=labels,
+        rows=_rows(raw, label_map, where=where, wanted=None if wanted is None else set(wanted)),
+    )
+
+
+def _rows(raw: RawSplit, label_map: LabelMap, *, where: str, wanted: set[int] | None) -> Rows:
+    for index, (encoded, label) in enumerate(raw.rows):
+        if wanted is None or index in wanted:
+            yield encoded, None if "problem" in encoded else label_map(label, where=where, index=index)
+
+
+def _digest(positions: Sequence[int]) -> str:
+    return hashlib.sha256(json.dumps(list(positions)).encode()).hexdigest()
 
 
 def _difference(ones: Sequence[str], others: Sequence[str]) -> list[str]:

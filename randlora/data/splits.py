@@ -11,12 +11,12 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 
-from randlora.checks import check_choice, check_flag, check_whole, is_number
+from randlora.checks import check_choice, check_flag, check_whole
+from randlora.data.amounts import amount, check_amount
 from randlora.data.errors import DataError
 from randlora.seeds import generator_for
 
@@ -272,22 +272,3 @@ def split_digest(rule: RandomSplits, counts: Sequence[int]) -> str:
     draws = [rule._draw(group, count) for group, count in enumerate(counts)]
     lists = [[draw[part].tolist() for part in PARTS] for draw in draws]
     return hashlib.sha256(json.dumps(lists, separators=(",", ":")).encode()).hexdigest()
-
-
-def amount(asked: float | None, count: int, *, up: bool = False) -> int:
-    """Return how many of ``count`` images a number (an int) or a share (a float; rounded down, or ``up``) asks for."""
-    if isinstance(asked, int):
-        return asked
-    exact = Fraction(str(asked)) * count
-    return -(-exact.numerator // exact.denominator) if up else int(exact)
-
-
-def check_amount(owner: object, *names: str) -> None:
-    """Raise ValueError unless each attribute is a share (a float above 0 and below 1) or a number (an int from 1)."""
-    for name in names:
-        value = getattr(owner, name)
-        fits = is_number(value) and (value >= 1 if isinstance(value, int) else 0 < value < 1)
-        if not fits:
-            raise ValueError(
-                f"{type(owner).__name__}.{name} = {value!r}; valid: a share above 0 and below 1, or a number from 1"
-            )

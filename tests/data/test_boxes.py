@@ -33,7 +33,7 @@ def quarters() -> bytes:
     return buffer.getvalue()
 
 
-FORMS = {
+FORMS: dict[str, tuple[dict[str, Any], list[list[float]]]] = {
     "pixels": ({}, [[6, 0, 12, 4], [0, 4, 6, 8]]),
     "sides": ({"format": "xywh"}, [[6, 0, 6, 4], [0, 4, 6, 4]]),
     "shares": ({"unit": "share"}, [[0.5, 0, 1, 0.5], [0, 0.5, 0.5, 1]]),

@@ -23,7 +23,7 @@ def random_splits(**changes: Any) -> RandomSplits:
 
 
 def drawn(rule: SplitRule, *, count: int | None = None, labels: torch.Tensor | None = None) -> dict[str, list[int]]:
-    found = {}
+    found: dict[str, list[int]] = {}
     for part in PARTS:
         positions = rule.positions(part, count=count, labels=labels)
         found[part] = [] if positions is None else positions.tolist()
@@ -69,7 +69,9 @@ def test_training_on_everything_is_the_default_of_the_released_code() -> None:
     assert held_out is not None
     assert len(held_out) == 7
     # The same images are held out whatever is trained on.
-    assert torch.equal(held_out, rule.without_validation().positions("validation", count=50))
+    again = rule.without_validation().positions("validation", count=50)
+    assert again is not None
+    assert torch.equal(held_out, again)
     assert not set(held_out.tolist()) & set(drawn(rule.without_validation(), count=50)["train"])
 
 
