@@ -235,7 +235,6 @@ def test_a_store_is_asked_before_anything_is_read() -> None:
     nowhere = Path("nowhere")
     store: Any = Store()
     assert describe().load(part="test", size=8, root=nowhere, store=store) == "prepared test"
-    assert DecodedCache().get(describe(), part="test", size=8, root=nowhere, store=store) == "prepared test"
 
 
 def test_identity_is_of_what_decides_the_images() -> None:
