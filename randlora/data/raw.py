@@ -82,6 +82,10 @@ class Source(ABC):
             raise ValueError(f"{type(self).__name__}.label_names names {twice[0]!r} twice; valid: each class once")
         object.__setattr__(self, "label_names", names)
 
+    def __str__(self) -> str:
+        place = getattr(self, "path", None) or getattr(self, "id", "")
+        return f"{type(self).__name__} {place!r}"
+
     def open(self, key: str, *, root: Path, progress: bool = False) -> RawSplit:
         """Open the split that a rule calls ``key``; relative paths start at ``root``; ``progress`` shows downloads.
 
