@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from results.palette import INK, colour_of, shape_of
+from results.palette import INK, colour_of, marker_size, shape_of
 from results.plot_spec import PlotSpec
 from results.rollup import Table
 from results.table import TableError
 from results.units import quantity
 
 _GIGABYTE = 1e9
+_DODGE = 0.05  # of the distance between two data budgets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,10 @@ def _x(table: Table, plot: PlotSpec, labels: Sequence[str], parameters: float | 
     if plot.kind == "against_parameters":
         return parameters
     axis = table.spec.rows.index(plot.along)
-    return float(list(table.spec.axes[plot.along]).index(labels[axis]))
+    place = list(table.spec.axes[plot.along]).index(labels[axis])
+    # side by side, so that equal averages do not hide each other
+    lines = list(plot.lines)
+    return place + _DODGE * (lines.index(labels[-1]) - (len(lines) - 1) / 2)
 
 
 def _ordered(points: Sequence[Point]) -> tuple[Point, ...]:
@@ -105,7 +110,13 @@ def _memory_text(paper_gb: float | None, ours_bytes: float | None) -> str:
 
 def _draw_line(axes: Any, line: Line, index: int) -> None:
     colour, shape = colour_of(line.name, index), shape_of(line.name, index)
-    style: Mapping[str, Any] = {"color": colour, "marker": shape, "markersize": 6.5, "linewidth": 1.6, "zorder": 3}
+    style: Mapping[str, Any] = {
+        "color": colour,
+        "marker": shape,
+        "markersize": marker_size(shape),
+        "linewidth": 1.6,
+        "zorder": 3,
+    }
     if line.paper:
         xs, ys = [point.x for point in line.paper], [point.top1 for point in line.paper]
         axes.plot(xs, ys, **style, linestyle=(0, (4, 2.5)), markerfacecolor="white", markeredgewidth=1.4)
@@ -147,13 +158,18 @@ def _parameter_axis(axes: Any, lines: Sequence[Line]) -> None:
     axes.set_xscale("log")
     axes.set_xlim(min(xs) / 1.5, max(xs) * 1.5)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: quantity(round(value)).replace(".00", "")))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("Trainable parameters of the adapters (log scale)", fontsize=9.5)
 
 
+def _tick(parameters: float) -> str:
+    """Return 200 k, 1 M."""
+    return re.sub(r"\.0+\b", "", quantity(round(parameters)))
+
+
 def _name_points(axes: Any, lines: Sequence[Line]) -> None:
-    """Write what tells the points of a line apart, such as the rank, above or below the line."""
+    """Write what tells the points of a line apart, such as the rank: above the line that ends highest, else below."""
     tops = {
         line.name: max(point.top1 for point in (*line.ours, *line.paper)) for line in lines if line.ours or line.paper
     }
@@ -161,12 +177,13 @@ def _name_points(axes: Any, lines: Sequence[Line]) -> None:
     for index, line in enumerate(lines):
         above = line.name == best
         for point in line.ours or line.paper:
+            # lines mostly rise: up to the left and down to the right of a point there is room
             axes.annotate(
                 point.name.removeprefix(f"{line.name}-"),
                 (point.x, point.top1),
-                (0, 8 if above else -8),
+                (-4, 6) if above else (4, -6),
                 textcoords="offset points",
-                ha="center",
+                ha="right" if above else "left",
                 va="bottom" if above else "top",
                 fontsize=8,
                 color=colour_of(line.name, index),
@@ -177,7 +194,15 @@ def _legend(axes: Any, table: Table, lines: Sequence[Line]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=colour_of(line.name, i), marker=shape_of(line.name, i), linewidth=1.6, label=line.legend)
+        Line2D(
+            [],
+            [],
+            color=colour_of(line.name, i),
+            marker=(shape := shape_of(line.name, i)),
+            markersize=marker_size(shape),
+            linewidth=1.6,
+            label=line.legend,
+        )
         for i, line in enumerate(lines)
     ]
     sides = []

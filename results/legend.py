@@ -37,8 +37,13 @@ def legend(table: Table, markup: Markup) -> tuple[str, ...]:
     holes = {entry.state for entry in entries if entry.mean is None}
     named = [f"{markup.holes[state]} {meaning}" for state, meaning in _HOLES.items() if state in holes]
     parts = ["; ".join(named) + "."] if named else []
-    if any(entry.coverage and entry.coverage[0] and entry.mean is None for entry in entries):
-        parts.append("An average over a hole is a hole; (k of n): how many of its entries are complete.")
+    if "paper" in holes:
+        parts.append("A bracket alone: there is nothing of ours to run.")
+    open_averages = [entry for entry in entries if entry.coverage and entry.coverage[0] and entry.mean is None]
+    if open_averages:
+        counted = any(entry.common is None for entry in open_averages)
+        meaning = "; (k of n): how many of its entries are complete" if counted else ""
+        parts.append(f"An average over a hole is a hole{meaning}.")
     if any(entry.state == "partial" for entry in entries):
         parts.append("(k/n): only k of n repeats are done.")
     if any(entry.mark for entry in entries):
@@ -70,7 +75,7 @@ def _paper(table: Table, entries: list[Entry], markup: Markup) -> list[str]:
     if table.spec.paper is not None and table.spec.paper.of == "cells" and table.spec.average:
         parts[0] += " Its averages are those of its entries here."
     if any(entry.common for entry in entries):
-        parts.append("d over k: that difference of averages over the k entries that both have.")
+        parts.append("d over k of n: that difference of averages over the k entries that both have.")
     found = {entry.verdict for entry in entries}
     if found & {"reproduced", "outside"}:
         marks = markup.verdicts
@@ -133,5 +138,4 @@ _HOLES: Mapping[State, str] = {
     "failed": "failed",
     "stale": "stale: run under another config, run it again",
     "skipped": "skipped",
-    "paper": "nothing of ours to run: only the paper has it",
 }

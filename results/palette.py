@@ -12,7 +12,7 @@ INK = "#222222"
 _SPARE = ("#3B4CC0", "#7A4A2B", "#56B4E9", "#8C8C00")
 _SPARE_SHAPES = "X*hp"
 _METHODS = {
-    "randlora": ("#C44601", "P"),
+    "randlora": ("#C44601", "*"),
     "lora": ("#0072B2", "o"),
     "vera": ("#00805E", "D"),
     "nola": ("#A86E00", "^"),
@@ -35,6 +35,11 @@ def shape_of(name: str, index: int) -> str:
     """Return the marker of a method, as :func:`colour_of` does its colour."""
     known = _known(name)
     return known[1] if known is not None else _SPARE_SHAPES[index % len(_SPARE_SHAPES)]
+
+
+def marker_size(shape: str) -> float:
+    """Return the size in points at which a marker looks as large as the others."""
+    return 11.0 if shape == "*" else 6.5
 
 
 def _known(name: str) -> tuple[str, str] | None:

@@ -50,13 +50,17 @@ class Number:
 
 @dataclass(frozen=True, kw_only=True)
 class Paper:
-    """Numbers by labels: `numbers` maps the labels of `axes`, in that order, to a number of a cell or an average."""
+    """Numbers by labels: `numbers` maps the labels of `axes`, in that order, to a number of a cell or an average.
+
+    `digits` is how many decimals they are printed with.
+    """
 
     file: str
     where: Mapping[str, str]
     of: Literal["cells", "averages"]
     axes: tuple[str, ...]
     numbers: Mapping[tuple[str, ...], Number]
+    digits: int
 
     def get(self, labels: Mapping[str, str]) -> Number | None:
         """Return the paper's number for the place with these labels, None if it has none."""
@@ -98,12 +102,21 @@ class Paper:
         percent = data.get("unit", "percent" if (value or "").endswith("_percent") else "none") == "percent"
         error = _error(data.get("error"))
         numbers: dict[tuple[str, ...], Number] = {}
+        digits = 0
         for place, text in _places(lines, label_of, columns, across, value):
             if place in numbers:
                 raise PaperError(f"has two lines for {' / '.join(place)}; narrow it down under paper.where")
             if text.strip():
                 numbers[place] = _number(text, percent=percent, error=error)
-        return cls(file=data["file"], where=where, of=data.get("of", "cells"), axes=tuple(labels), numbers=numbers)
+                digits = max(digits, len(text.strip().partition(".")[2]))
+        return cls(
+            file=data["file"],
+            where=where,
+            of=data.get("of", "cells"),
+            axes=tuple(labels),
+            numbers=numbers,
+            digits=digits,
+        )
 
 
 def read_lines(file: str) -> list[dict[str, str]]:

@@ -164,7 +164,11 @@ def _average(
 def _paper_number(spec: TableSpec, axes: Sequence[str], labels: Labels, *, of: str) -> Number | None:
     if spec.paper is None or spec.paper.of != of:
         return None
-    return spec.paper.get(dict(zip(axes, labels, strict=True)))
+    place = dict(zip(axes, labels, strict=True))
+    # what everything is relative to is 100 % on both sides
+    if spec.relative and all(place.get(axis) == label for axis, label in spec.relative.items()):
+        return None
+    return spec.paper.get(place)
 
 
 def _average_columns(spec: TableSpec) -> tuple[Labels, ...]:

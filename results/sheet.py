@@ -7,7 +7,8 @@ Markdown and LaTeX differ only in their `Markup`; what is said, and in which ord
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from results.entry import Entry, Row, State
@@ -15,6 +16,9 @@ from results.facts import Facts, common_facts
 from results.rollup import Table
 from results.units import duration, percent, quantity, signed_percent, size
 from results.verdict import Verdict
+
+SIDE_BY_SIDE = 6
+"""Columns of a block that a terminal has room for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,7 @@ def lay_out(table: Table, markup: Markup) -> tuple[Grid, ...]:
     overview = _overview(table, blocks, markup)
     if not table.columns:
         return (overview,)
-    return (overview, *(_transposed(table, labels, rows, markup) for labels, rows in blocks.items()))
+    return (overview, *(grid for labels, rows in blocks.items() for grid in _transposed(table, labels, rows, markup)))
 
 
 def shown_facts(table: Table) -> tuple[str, ...]:
@@ -74,7 +78,7 @@ def _whole(table: Table, markup: Markup) -> Grid:
             for depth, label in enumerate(row.labels)
         ]
         labels[-1] += _notes(row.footnotes, markup)
-        entries = [_entry(entry, markup) for entry in (*row.entries, *row.averages)]
+        entries = [_entry(table, entry, markup) for entry in (*row.entries, *row.averages)]
         lines.append((*labels, *entries, *_fact_texts(row.facts, facts)))
         previous = row.labels
     return Grid(title=None, header=tuple(header), labels=len(spec.rows), lines=tuple(lines), blocks=frozenset(blocks))
@@ -93,7 +97,7 @@ def _overview(table: Table, blocks: Mapping[tuple[str, ...], Sequence[Row]], mar
     for rows in zip(*blocks.values(), strict=True):
         of_line = [number for number in rows[0].footnotes if all(number in row.footnotes for row in rows)]
         entries = [
-            _entry(entry, markup, more=[number for number in row.footnotes if number not in of_line])
+            _entry(table, entry, markup, more=[number for number in row.footnotes if number not in of_line])
             for row in rows
             for entry in row.averages
         ]
@@ -104,22 +108,33 @@ def _overview(table: Table, blocks: Mapping[tuple[str, ...], Sequence[Row]], mar
     return Grid(title=over, header=headings, labels=1, lines=tuple(lines), blocks=frozenset({0}))
 
 
-def _transposed(table: Table, labels: Sequence[str], rows: Sequence[Row], markup: Markup) -> Grid:
-    """One block: a line per column of the table and per average, a column per row."""
-    spec = table.spec
-    header = [markup.escape(" · ".join(map(_heading, spec.columns)))]
-    header += [markup.escape(row.labels[-1]) + _notes(row.footnotes, markup) for row in rows]
-    lines = [
-        (heading, *(_entry(row.entries[index], markup) for row in rows))
-        for index, heading in enumerate(_column_headings(table, markup))
-    ]
-    averages = [
-        (markup.escape(" · ".join((*place, "Average"))), *(_entry(row.averages[index], markup) for row in rows))
-        for index, place in enumerate(table.average_columns)
-    ]
+def _transposed(table: Table, labels: Sequence[str], rows: Sequence[Row], markup: Markup) -> Iterator[Grid]:
+    """One block: a line per column of the table and per average, a column per row, a few rows side by side."""
     title = markup.escape(" · ".join(labels))
-    blocks = frozenset({0, len(lines)})
-    return Grid(title=title, header=tuple(header), labels=1, lines=(*lines, *averages), blocks=blocks)
+    grids = math.ceil(len(rows) / SIDE_BY_SIDE)
+    across = math.ceil(len(rows) / grids)
+    for index in range(grids):
+        part = rows[index * across : (index + 1) * across]
+        header = [markup.escape(" · ".join(map(_heading, table.spec.columns)))]
+        header += [markup.escape(row.labels[-1]) + _notes(row.footnotes, markup) for row in part]
+        lines = [
+            (heading, *(_entry(table, row.entries[place], markup) for row in part))
+            for place, heading in enumerate(_column_headings(table, markup))
+        ]
+        averages = [
+            (
+                markup.escape(" · ".join((*kept, "Average"))),
+                *(_entry(table, row.averages[place], markup) for row in part),
+            )
+            for place, kept in enumerate(table.average_columns)
+        ]
+        yield Grid(
+            title=title if grids == 1 else f"{title} ({index + 1} of {grids})",
+            header=tuple(header),
+            labels=1,
+            lines=(*lines, *averages),
+            blocks=frozenset({0, len(lines)}),
+        )
 
 
 def _column_headings(table: Table, markup: Markup) -> list[str]:
@@ -129,33 +144,39 @@ def _column_headings(table: Table, markup: Markup) -> list[str]:
     ]
 
 
-def _entry(entry: Entry, markup: Markup, *, more: Sequence[int] = ()) -> str:
+def _entry(table: Table, entry: Entry, markup: Markup, *, more: Sequence[int] = ()) -> str:
+    digits = _digits(table)
     if entry.mean is None:
         text = markup.holes[entry.state]
-        if entry.coverage is not None and entry.coverage[0]:
+        if entry.coverage is not None and entry.coverage[0] and entry.common is None:
             text += f" ({entry.coverage[0]} of {entry.coverage[1]})"
     else:
-        text = percent(entry.mean)
+        text = percent(entry.mean, digits)
         if entry.std is not None:
-            text += f" {markup.plus_minus} {percent(entry.std)}"
+            text += f" {markup.plus_minus} {percent(entry.std, digits)}"
         if entry.mark is not None:
             text = markup.bold(text)
         if entry.state == "partial":
             text += f" ({entry.n}/{entry.expected})"
-    beside = _beside(entry, markup)
+    beside = _beside(entry, digits, markup)
     return text + (f" [{beside}]" if beside else "") + _notes(sorted({*entry.footnotes, *more}), markup)
 
 
-def _beside(entry: Entry, markup: Markup) -> str:
+def _beside(entry: Entry, digits: int, markup: Markup) -> str:
     """The paper's number, and where it can be compared the difference and the verdict."""
-    parts = [] if entry.paper is None else [percent(entry.paper)]
+    parts = [] if entry.paper is None else [percent(entry.paper, digits)]
     if entry.difference is not None:
         mark = markup.verdicts.get(entry.verdict, "") if entry.verdict is not None else ""
-        parts.append(signed_percent(entry.difference, minus=markup.minus) + (f" {mark}" if mark else ""))
-    if entry.common is not None:
-        shown = signed_percent(entry.common.difference, minus=markup.minus)
-        parts.append(f"{shown} over {entry.common.n}")
+        parts.append(signed_percent(entry.difference, digits, minus=markup.minus) + (f" {mark}" if mark else ""))
+    if entry.common is not None and entry.coverage is not None:
+        shown = signed_percent(entry.common.difference, digits, minus=markup.minus)
+        parts.append(f"{shown} over {entry.common.n} of {entry.coverage[1]}")
     return ", ".join(parts)
+
+
+def _digits(table: Table) -> int:
+    """How many decimals are shown: those of the paper's numbers, at least one."""
+    return max(1, table.spec.paper.digits if table.spec.paper is not None else 1)
 
 
 def _fact_texts(facts: Facts, asked: Sequence[str]) -> tuple[str, ...]:

@@ -27,12 +27,12 @@ def duration(seconds: float) -> str:
     return f"{milliseconds:.{digits}f} ms"
 
 
-def percent(fraction: float) -> str:
-    """Return a fraction as a percentage with one decimal, without its sign."""
-    return f"{fraction * 100:.1f}"
+def percent(fraction: float, digits: int = 1) -> str:
+    """Return a fraction as a percentage with one decimal or more, without its sign."""
+    return f"{fraction * 100:.{digits}f}"
 
 
-def signed_percent(fraction: float, *, minus: str) -> str:
+def signed_percent(fraction: float, digits: int = 1, *, minus: str) -> str:
     """Return a difference of fractions as a percentage with its sign: +0.3, 0.0."""
-    shown = percent(abs(fraction))
-    return shown if shown == "0.0" else f"{'+' if fraction > 0 else minus}{shown}"
+    shown = percent(abs(fraction), digits)
+    return shown if float(shown) == 0 else f"{'+' if fraction > 0 else minus}{shown}"

@@ -140,7 +140,7 @@ class _Parts:
                 if override.is_sweep_override():
                     return None
                 OmegaConf.update(root, override.key_or_group, override.value(), merge=True)
-        except (HydraException, OmegaConfBaseException):
+        except (HydraException, OmegaConfBaseException, ValueError):
             return None  # composed as a whole, for the error
         return {**nodes, key: root[key]}, chosen
 
@@ -176,7 +176,7 @@ def _compose_part(name: str, overrides: tuple[str, ...], *, conf: Path) -> DictC
         raise ConfigError(
             f"cannot read the override {error.override!r}; write group=choice or group.field=value"
         ) from error
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a name in place of an index
         raise ConfigError(_explain(name, overrides, error, conf=conf)) from error
 
 

@@ -7,6 +7,7 @@ code says so.
 Examples:
   randlora sweep table=demo
   randlora sweep table=demo machine.device=cpu machine.keep_weights=false
+  randlora sweep table=clip_vit_b32 "where={data: [1 shot], dataset: [DTD]}"      these cells alone
   randlora sweep table=demo launcher.retry_failed=false        leave failed cells as they are
   randlora sweep table=demo format=json > demo.json            progress and messages go to stderr
 """
@@ -22,7 +23,7 @@ from omegaconf import DictConfig
 from results import render
 from runners.compose import instantiate
 from runners.formats import check_format, failures_text
-from runners.tables import FORMATS, TABLES, plan_table, store_of
+from runners.tables import FORMATS, TABLES, chosen_labels, plan_table, store_of
 
 if TYPE_CHECKING:
     from results.record import Record
@@ -39,7 +40,8 @@ def main(config: DictConfig) -> int:
     check_format(config.format, tuple(FORMATS))
     overrides = [str(override) for override in config.hydra.overrides.task]
     forwarded = [one for one in overrides if one.partition("=")[0].partition(".")[0] in FORWARDED]
-    planned = plan_table(config.table, forwarded=forwarded)
+    where = chosen_labels(config.where)
+    planned = plan_table(config.table, forwarded=forwarded, where=where)
     objects = instantiate(config)
     launcher, store = objects["launcher"], store_of(objects["machine"].results)
     scan = store.scan()
@@ -53,13 +55,14 @@ def main(config: DictConfig) -> int:
     tally = _carry_out(runs, launcher, store)
     scan = store.scan()
     table = planned.roll_up(scan)
-    written = render.write_all(table, TABLES, name)
+    file = f"{name}_part" if where else name
+    written = render.write_all(table, TABLES, file)
     print(FORMATS[config.format](table), end="")
     failed = {id: scan.records[id].reason or "" for id in ids if _has_failed(scan.records.get(id))}
     for line in failures_text(failed):
         print(line, file=sys.stderr)
     forms = ",".join(path.suffix.removeprefix(".") for path in written)
-    print(f"\nwritten: {TABLES / name}.{{{forms}}}", file=sys.stderr)
+    print(f"\nwritten: {TABLES / file}.{{{forms}}}", file=sys.stderr)
     before = sum(one.id not in pending for one in planned.planned)
     summary = f"{tally.ok} run, {len(tally.failed)} failed, {before} recorded before, {tally.left} left"
     print(f"{name}: {summary}", file=sys.stderr)

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from results import render
 from runners import tables
-from runners.compose import ConfigError, plain
+from runners.compose import ConfigError
 from runners.formats import check_format
 
 CONFIG = "table"
@@ -34,7 +34,7 @@ def main(config: DictConfig) -> int:
     check_format(config.format, tuple(tables.FORMATS))
     if config.columns not in COLUMNS:
         raise ConfigError(f"columns={config.columns}: valid: {', '.join(COLUMNS)}")
-    where = chosen_labels(config.where)
+    where = tables.chosen_labels(config.where)
     planned = tables.plan_table(config.table, where=where)
     if config.columns == "average" and not planned.spec.average:
         raise ConfigError(f"columns=average: table {config.table} has no average")
@@ -46,15 +46,7 @@ def main(config: DictConfig) -> int:
     written = render.write_all(table, folder, f"{planned.spec.name}_part" if where else planned.spec.name)
     print(tables.FORMATS[config.format](table.averages_only() if config.columns == "average" else table), end="")
     forms = ",".join(path.suffix.removeprefix(".") for path in written)
+    if "png" not in forms:
+        print("\nno picture yet: there is nothing complete to draw", file=sys.stderr)
     print(f"\nwritten: {written[0].with_suffix('')}.{{{forms}}}", file=sys.stderr)
     return 0
-
-
-def chosen_labels(where: object) -> dict[str, list[str]]:
-    """Return the labels by axis that ``where`` asks for; ConfigError unless it maps axes to labels."""
-    asked = plain(where)
-    if asked is None:
-        return {}
-    if not isinstance(asked, dict):
-        raise ConfigError(f"where={asked}: valid: labels by axis, such as 'where={{data: [1 shot], method: [FT]}}'")
-    return {str(axis): list(map(str, one if isinstance(one, list) else [one])) for axis, one in asked.items()}

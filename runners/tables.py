@@ -12,7 +12,7 @@ from results.rollup import Table, roll_up
 from results.store import RecordStore, Scan
 from results.table import Planned, TableError, TableSpec, find_table
 from results.table_parser import load_table
-from runners.compose import Composed, ConfigError, compose_parts
+from runners.compose import Composed, ConfigError, compose_parts, plain
 from runners.machine import EXPERIMENTS, ROOT
 from runners.plan import Planner, Run
 
@@ -84,3 +84,13 @@ def names() -> list[str]:
 def store_of(folder: str | Path) -> RecordStore:
     """Return the record store of a folder, relative to the suite's root."""
     return RecordStore(ROOT / Path(folder).expanduser())
+
+
+def chosen_labels(where: object) -> dict[str, list[str]]:
+    """Return the labels by axis that ``where`` asks for; ConfigError unless it maps axes to labels."""
+    asked = plain(where)
+    if asked is None:
+        return {}
+    if not isinstance(asked, dict):
+        raise ConfigError(f"where={asked}: valid: labels by axis, such as 'where={{data: [1 shot], method: [FT]}}'")
+    return {str(axis): list(map(str, one if isinstance(one, list) else [one])) for axis, one in asked.items()}

@@ -56,6 +56,7 @@ def recipe() -> Recipe:
         ("crop_scale", (0.9, 0.5), "two numbers, 0 < low <= high <= 1"),
         ("flip", "yes", "true or false"),
         ("replacement", 1, "true or false"),
+        ("epochs_by_dataset", "no", "true or false"),
     ],
 )
 def test_a_value_out_of_range_names_field_and_range(recipe: Recipe, field: str, value: Any, valid: str) -> None:
@@ -109,6 +110,18 @@ def test_steps_follow_from_images_epochs_and_limit(recipe: Recipe) -> None:
     assert changed.total_steps(plan) == 9
     assert dataclasses.replace(changed, max_steps=5).total_steps(plan) == 5
     assert dataclasses.replace(changed, max_steps=50).total_steps(plan) == 9
+
+
+def test_epochs_come_from_the_data_set_where_the_recipe_says_so(recipe: Recipe) -> None:
+    whole = dataclasses.replace(recipe, shots=None, epochs=10, epochs_by_dataset=True)
+    assert whole.for_dataset("cars", epochs=35).epochs == 35
+    with pytest.raises(ValueError, match="dataset cars states no number of epochs"):
+        whole.for_dataset("cars", epochs=None)
+    few = dataclasses.replace(whole, shots=4)
+    assert [few.for_dataset("cars", epochs=epochs).epochs for epochs in (35, None)] == [10, 10]
+    own = dataclasses.replace(whole, epochs_by_dataset=False)
+    assert [own.for_dataset("cars", epochs=epochs).epochs for epochs in (35, None)] == [10, 10]
+    assert not whole.for_dataset("cars", epochs=35).epochs_by_dataset
 
 
 @pytest.mark.parametrize("name", names("recipe"))

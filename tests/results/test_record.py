@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 from record_factory import make_config, make_record
 
-from results.record import SCHEMA_VERSION, PhaseMemory, Record, RecordError, Timing, run_id
+from results.record import (
+    SCHEMA_VERSION,
+    PhaseMemory,
+    Record,
+    RecordError,
+    Timing,
+    canonical,
+    run_id,
+    run_id_of_parts,
+)
 
 
 def test_the_id_depends_on_values_not_on_order_or_spelling() -> None:
@@ -111,3 +120,12 @@ def test_a_changed_text_is_refused_with_the_place(change: Any, message: str) -> 
 def test_text_that_is_no_record_is_refused(text: str) -> None:
     with pytest.raises(RecordError):
         Record.from_json(text)
+
+
+def test_an_id_of_parts_is_that_of_the_whole() -> None:
+    config = {"seed": 1, "recipe": {"rate": 1e-3, "betas": (0.9, 0.999)}, "dataset": {"classes": ["é", '"'], "n": None}}
+    texts = {key: canonical(value) for key, value in config.items()}
+    assert run_id_of_parts(texts) == run_id(config)
+    assert run_id_of_parts(texts, rules_version=7) == run_id(config, rules_version=7) != run_id(config)
+    with pytest.raises(RecordError):
+        canonical({"rate": float("nan")})

@@ -9,10 +9,10 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from runners.compose import CONF, ConfigError, choices, compose, compose_many, plain, scientific
+from runners.compose import CONF, ConfigError, choices, compose, compose_many, compose_parts, plain, scientific
 from runners.machine import EXPERIMENTS
-from runners.plan import identify
-from runners.tables import names, plan_table
+from runners.plan import check_run, identify
+from runners.tables import plan_table
 
 JOBS = {
     "nothing": ("config", []),
@@ -109,15 +109,43 @@ def test_keys_read_as_a_person_would_say() -> None:
     assert key.budget == "match_lora method@budget.reference=vera reference.rank=4"
 
 
-@pytest.mark.parametrize("table", names())
-def test_every_cell_of_every_table_is_a_run(table: str) -> None:
-    planned = plan_table(table)
-    assert len(planned.configs) == len(planned.spec.cells()) > 0
-    runs = [planned.check(one.id) for one in planned.planned]
-    assert [run.id for run in runs] == [one.id for one in planned.planned]
-    for run in runs:
-        if run.solution.asked is not None:
-            assert 0 < run.solution.reached <= run.solution.asked
+def test_cells_of_a_table_are_what_is_composed_one_by_one() -> None:
+    planned = plan_table(
+        "clip_vit_h14", where={"dataset": ["Cars"], "data": ["2 shots", "50%"], "method": ["NoLA", "FT"]}
+    )
+    assert len(planned.planned) == 2 * 2
+    for one in planned.planned:
+        assert (one.id, one.key) == identify(compose("config", one.cell.overrides))
+
+
+def test_a_value_set_in_a_copy_leaves_the_original_alone() -> None:
+    jobs = [["recipe=clip", "recipe.task.temperature=raw"], ["recipe=clip"], ["recipe=clip", "recipe.betas=[0.1,0.2]"]]
+    raw, own, betas = compose_parts("config", jobs)
+    assert [plain(one.nodes["recipe"])["task"]["temperature"] for one in (raw, own, betas)] == [
+        "raw",
+        "exponential",
+        "exponential",
+    ]
+    assert plain(betas.nodes["recipe"])["betas"] == [0.1, 0.2]
+    assert own.nodes["dataset"] is betas.nodes["dataset"]
+
+
+@pytest.mark.parametrize("override", ["recipe.shots=1,2", "recipe.shot=1", "recipe.shots=[1", "recipe.betas.x=1"])
+def test_what_hydra_refuses_is_refused_among_many_too(override: str) -> None:
+    with pytest.raises(ConfigError) as alone:
+        compose("config", ["recipe=clip", override])
+    with pytest.raises(ConfigError) as among:
+        compose_many("config", [["recipe=clip"], ["recipe=clip", override]])
+    assert str(among.value) == str(alone.value)
+
+
+def test_a_recipe_that_takes_epochs_from_the_data_set_needs_one_that_states_them() -> None:
+    job = ["recipe=clip", "recipe.shots=null", "dataset=mini_mnist"]
+    with pytest.raises(ConfigError, match="dataset mini_mnist states no number of epochs"):
+        check_run(compose("config", job))
+    assert check_run(compose("config", [*job, "dataset.epochs=3"])).recipe.epochs == 3
+    assert check_run(compose("config", [*job, "recipe.epochs_by_dataset=false"])).recipe.epochs == 10
+    assert check_run(compose("config", ["recipe=clip", "recipe.shots=2", "dataset=mini_mnist"])).recipe.epochs == 10
 
 
 def test_a_mistake_in_a_table_names_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
