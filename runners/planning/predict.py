@@ -94,8 +94,7 @@ def fake_copy(model: nn.Module) -> nn.Module:
     made: dict[int, Any] = {}
     for one in model.parameters():
         made[id(one)] = nn.Parameter(torch.empty(one.shape, dtype=one.dtype), requires_grad=one.requires_grad)
-    for one in model.buffers():
-        made[id(one)] = torch.empty(one.shape, dtype=one.dtype)
+    made |= {id(buffer): torch.empty(buffer.shape, dtype=buffer.dtype) for buffer in model.buffers()}
     return copy.deepcopy(model, made)
 
 

@@ -109,7 +109,7 @@ class RunStep:
         """Take the step, saying after each forward pass and after the backward pass that it is over."""
         recipe = self.shape.recipe
         size = recipe.micro_batch_size or recipe.batch_size
-        total = torch.zeros(())
+        total = torch.zeros((), device=self.images.device)
         with self.adaptation.accumulating():
             for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
                 with self._autocast():
@@ -138,7 +138,7 @@ class RunStep:
     def _autocast(self) -> AbstractContextManager[object]:
         stack = ExitStack()
         if self.shape.precision == "bfloat16":
-            stack.enter_context(torch.autocast("cpu", torch.bfloat16))
-            if self.shape.device == "cuda":
+            stack.enter_context(torch.autocast(self.images.device.type, torch.bfloat16))
+            if self.shape.device == "cuda" and self.images.device.type == "cpu":
                 stack.enter_context(CudaAutocast())
         return stack
