@@ -171,8 +171,7 @@ class ImageFolderSource(Source):
     def _open(self, key: str, *, root: Path, progress: bool) -> RawSplit:
         folder = local_path(self.path, root)
         everywhere = {name for names in self.splits.values() for name in names}
-        found = {entry.name for name in everywhere for entry in (folder / name).glob("*") if entry.is_dir()}
-        classes = sorted(found - {Path(name).name for name in everywhere})
+        classes = sorted({entry.name for name in everywhere for entry in (folder / name).glob("*") if entry.is_dir()})
         label_of = {name: label for label, name in enumerate(classes)}
         files = []
         for name in self.splits[key]:

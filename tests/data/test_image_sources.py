@@ -93,6 +93,18 @@ def test_image_folder_keeps_labels_when_a_split_lacks_a_class(tmp_path: Path) ->
     assert train.digest == dataset.load(part="train", size=8, root=tmp_path).digest != test.digest
 
 
+def test_image_folder_may_have_a_class_called_train_or_no_folders_of_splits(tmp_path: Path) -> None:
+    for number, name in enumerate(("bus", "train")):
+        for place in ("split/train", "split/test", "pool"):
+            file = tmp_path / place / name / "1.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(png(number))
+    dataset = describe(folder("split"), classes=["bus", "train"])
+    assert dataset.load(part="test", size=8, root=tmp_path).labels.tolist() == [0, 1]
+    pool = ImageFolderSource(path="pool", splits={"train": ["."], "test": ["../split/test"]}, label_names=None)
+    assert describe(pool, classes=["bus", "train"]).load(part="train", size=8, root=tmp_path).labels.tolist() == [0, 1]
+
+
 def test_image_folder_digest_changes_with_the_content(tmp_path: Path) -> None:
     dataset = folder_of_images(tmp_path)
     before = dataset.load(part="test", size=8, root=tmp_path).digest
