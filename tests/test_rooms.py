@@ -12,7 +12,8 @@ from configs import CONF, ROOT, names
 
 STDLIB = set(sys.stdlib_module_names)
 HEAVY_ROOMS = ("backbones", "data", "tasks")
-HEAVY = {"open_clip", "timm", "transformers", "datasets", "PIL", "pyarrow", "numpy", "torchvision", "huggingface_hub"}
+HEAVY = {"open_clip", "timm", "transformers", "torchvision", "datasets", "huggingface_hub", "PIL", "pyarrow", "numpy"}
+HEAVY |= {"filelock"}
 # what a saved adapter is written with; imported where it is used
 LIBRARY_ANYWHERE = {"torch", "jaxtyping", "safetensors"}
 # the bridge to peft, which stands on transformers

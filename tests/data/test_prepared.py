@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from randlora.data.errors import DataError
 from randlora.data.images import ImageDataset
 from randlora.data.prepared import Prepared, PreparedStore
 from randlora.data.prepared_build import Event, parts_of
+from randlora.data.prepared_check import description_problems
 from randlora.data.prepared_manifest import describe as deciding
 from randlora.data.prepared_manifest import plain_fields
 from randlora.data.sources import ImageFolderSource
+from randlora.data.splits import RandomSplits, TrainOn, split_digest
 
 CONFIGS = sorted(path.stem for path in (ROOT / "conf" / "dataset").glob("*.yaml"))
 
@@ -265,3 +268,22 @@ def test_sizes_and_workers_start_at_one(
 ) -> None:
     with pytest.raises(ValueError, match="both are at least 1"):
         store.prepare(tiny, wrong.get("size", 8), root=tmp_path, workers=wrong.get("workers"))
+
+
+@pytest.mark.parametrize("train_on", ["full", "without_validation"])
+@pytest.mark.parametrize("per_class", [False, True])
+def test_a_random_split_is_drawn_again_from_what_was_prepared(
+    train_on: TrainOn, per_class: bool, store: PreparedStore, tmp_path: Path
+) -> None:
+    write_tiny(tmp_path)
+    drawn: dict[str, Any] = {"pool": ["train"], "per_class": per_class, "validation": 2, "test": 0.3, "seed": 0}
+    rule = RandomSplits(**drawn, digest=None, train_on=train_on)
+    rule = replace(rule, digest=split_digest(rule, [10, 10] if per_class else [20]))
+    dataset = describe(splits=rule)
+    found = store.prepare(dataset, 8, root=tmp_path)
+    assert description_problems(found, dataset) == ()
+    other = replace(dataset, splits=replace(rule, seed=1))
+    (problem,) = description_problems(found, other)
+    assert f"splits.digest pins {rule.digest}" in problem
+    (problem,) = description_problems(found, replace(dataset, sizes={"test": 3}))
+    assert problem == f"dataset tiny, test part: {len(found.part('test'))} images were prepared, sizes states 3"

@@ -108,11 +108,14 @@ def test_prepare_verify_and_status_of_what_is_prepared(data: Command, tmp_path: 
     other = rows(data("status", "dataset=pets3", "dataset.version=7", "format=json"))["pets3"]
     assert (other["state"], other["prepared_sizes"], other["verified"]) == ("here", "", True)
     assert data("verify", *PETS).out.count("as prepared") == 3
+    smaller = data("verify", "dataset=pets3")
+    assert smaller.code == 1
+    assert "train part: 60 images were prepared, sizes states 300" in smaller.err
     (images,) = (tmp_path / "prepared").rglob("test.images.npy")
     with images.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\x01")
-    found = data("verify", "dataset=pets3")
+    found = data("verify", *PETS)
     assert found.code == 1
     assert (found.out.count("as prepared"), found.out.count("differs")) == (2, 1)
     assert found.err.startswith(f"error: {images} was altered: ")
@@ -194,7 +197,7 @@ def test_without_a_network_the_hub_is_one_line(tmp_path: Path) -> None:
     )
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
-    assert line.startswith("error: cannot read split 'train' of HubSource(")
+    assert line.startswith("error: cannot read split 'train' of HubSource")
     assert "prepare the dataset where there is a network" in line
 
 
