@@ -154,7 +154,10 @@ class ImageDataset:
         names = self.chosen.label_names
         label_map = LabelMap.between(stated=raw.class_names, label_names=names, classes=self.classes, where=where)
         positions = self._positions(raw, part, label_map)
-        return relabelled(raw, label_map, where=where, positions=positions, classes=self.classes)
+        part_of_raw = relabelled(raw, label_map, where=where, positions=positions, classes=self.classes)
+        if part_of_raw.n_rows is not None:
+            self._check_size(part, part_of_raw.n_rows)  # said now, and not after an hour of decoding
+        return part_of_raw
 
     def load(
         self, *, part: Part, size: int, root: Path, store: PreparedStore | None = None, workers: int = 1
@@ -190,12 +193,7 @@ class ImageDataset:
         Raises:
             DataError: if it does not fit, with the numbers found and stated.
         """
-        found, stated = len(labels) + n_skipped, self.size_of(part)
-        if stated is not None and found != stated:
-            raise DataError(
-                f"{self.where(part)}: {self.chosen} holds {found:,} images, sizes states {stated:,}; the download may "
-                "be incomplete or the source another version: fetch it again, or correct sizes (null: not checked)"
-            )
+        self._check_size(part, len(labels) + n_skipped)
         if part != "train":
             return
         counts = torch.bincount(labels, minlength=len(self.classes))
@@ -204,6 +202,14 @@ class ImageDataset:
             raise DataError(
                 f"{self.where(part)}: no training image of {', '.join(map(repr, empty))}; "
                 "add images, or take the class out of the data"
+            )
+
+    def _check_size(self, part: Part, found: int) -> None:
+        stated = self.size_of(part)
+        if stated is not None and found != stated:
+            raise DataError(
+                f"{self.where(part)}: {self.chosen} holds {found:,} images, sizes states {stated:,}; the download may "
+                "be incomplete or the source another version: fetch it again, or correct sizes (null: not checked)"
             )
 
     def _positions(self, raw: RawSplit, part: Part, label_map: LabelMap) -> Int64[Tensor, " k"] | None:

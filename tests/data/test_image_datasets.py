@@ -143,6 +143,8 @@ def test_sizes_are_checked_where_they_are_stated(tmp_path: Path) -> None:
     assert len(stated.load(part="train", size=8, root=tmp_path)) == 2
     with pytest.raises(DataError, match=r"test part: .* holds 3 images, sizes states 4; .*fetch it again"):
         stated.load(part="test", size=8, root=tmp_path)
+    with pytest.raises(DataError, match="holds 3 images, sizes states 4"):
+        stated.open("test", root=tmp_path)  # where the source knows its number, nothing is decoded before
 
 
 def test_sizes_of_a_full_training_part_include_what_is_held_out() -> None:
