@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# darker shades of Okabe and Ito's palette, so that names can be written in them; the marks tell lines apart as well
-_COLOURS = ("#0072B2", "#6B6B6B", "#00805E", "#B5508C", "#A86E00", "#C44601", "#000000", "#3B4CC0", "#7A4A2B")
-_MARKS = "osD^vPX*h"
+from results.palette import colour_of, marker_size, shape_of
+
 _UNITS = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
@@ -103,8 +102,8 @@ def _lines(rows: Sequence[Mapping[str, str]], *, backbone: str | None = None) ->
         lines.append(
             _Line(
                 name=name if field in ("", "rank") else f"{name} ({field})",
-                colour=_COLOURS[index % len(_COLOURS)],
-                mark=_MARKS[index % len(_MARKS)],
+                colour=colour_of(name, index),
+                mark=shape_of(name, index),
                 sizes=[int(row["size"]) for row in own if row["size"]],
                 parameters=[int(row["parameters"]) for row in own],
                 ranks=[int(row.get("rank", 0)) for row in own],
@@ -137,7 +136,7 @@ def _style(line: _Line) -> dict[str, Any]:
     return {
         "color": line.colour,
         "linewidth": 1.8,
-        "markersize": 5.5,
+        "markersize": 0.85 * marker_size(line.mark),
         "markeredgecolor": "white",
         "markeredgewidth": 0.6,
     }

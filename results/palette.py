@@ -19,8 +19,9 @@ _METHODS = {
     "dora": ("#B5508C", "v"),
     "kradapter": ("#3B4CC0", "h"),
     "full": ("#000000", "s"),
+    "fullfinetuning": ("#000000", "s"),
     "ft": ("#000000", "s"),
-    "zero": ("#6B6B6B", "x"),
+    "zero": ("#6B6B6B", "p"),
     "linear": ("#7A4A2B", "d"),
 }
 

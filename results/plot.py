@@ -11,13 +11,10 @@ from typing import Any
 
 from results.curves import draw_lines
 from results.entry import Entry, Row
+from results.palette import colour_of, marker_size, shape_of
 from results.rollup import Table
 from results.table import TableError
 from results.units import quantity
-
-# Okabe and Ito's palette: told apart with any colour vision; the shapes tell them apart in print.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_SHAPES = "osD^vPX"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +128,11 @@ def _draw_panel(axes: Any, points: Sequence[_Point], *, title: str) -> None:
             point.parameters,
             point.mean,
             yerr=point.std or None,
-            fmt=_SHAPES[point.style % len(_SHAPES)],
-            markersize=9,
+            fmt=(shape := shape_of(point.label, point.style)),
+            markersize=1.4 * marker_size(shape),
             markeredgecolor="white",
             capsize=3,
-            color=_COLOURS[point.style % len(_COLOURS)],
+            color=colour_of(point.label, point.style),
         )
     low, high = _range([point for point in points if point.parameters] or points)
     axes.set_ylim(low, high)
@@ -153,7 +150,7 @@ def _range(points: Sequence[_Point]) -> tuple[float, float]:
 
 def _draw_untrained(axes: Any, point: _Point, *, shown: bool) -> None:
     """Draw a row that trains nothing as a line, or say its value at the edge where it lies far from the others."""
-    color = _COLOURS[point.style % len(_COLOURS)]
+    color = colour_of(point.label, point.style)
     text = f"{point.label} (trains nothing)"
     if shown:
         axes.axhline(point.mean, linestyle="--", linewidth=1.3, color=color)

@@ -210,6 +210,17 @@ def test_the_contradictions_of_the_paper_stand_at_what_they_concern(planner: Pla
         assert any(text in note for note in empty(name, planner).footnotes)
 
 
+def test_footnotes_state_the_numbers_read_from_figure_3() -> None:
+    curves = defaultdict(list)
+    for line in read_lines("results/paper/figure3_averages.csv"):
+        curves[line["panel"], line["method"]].append(line["average_percent"])
+    assert len(curves) == 4
+    texts = {name: " ".join(note.text for note in spec_of(name).footnotes) for name in IMAGE}
+    panels = {"a": "clip_vit_b32", "b": "clip_vit_l14", "c": "clip_vit_h14"}
+    for (panel, _), values in curves.items():
+        assert ", ".join(values) in texts[panels[panel]]
+
+
 def test_the_figures_compare_memory_with_the_papers_legend() -> None:
     expected = {"clip_vit_b32": (6.6, 8.5), "clip_vit_h14": (38.2, 57.5), "figure2_clip_vit_b32": (4.3, 4.9)}
     for name, (randlora, full) in expected.items():
