@@ -18,6 +18,7 @@ from lab import PETS, ROOT, Lab, Outcome, thin_out
 
 from randlora.data.prepared import PreparedStore
 from runners.compose import CONF
+from runners.interrupt import Interrupted
 
 Command = Callable[..., Outcome]
 SETS = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
@@ -260,3 +261,11 @@ def test_a_disk_that_refuses_fails_no_run(own: Lab, command: Command, tmp_path: 
     assert outcome.code == 2
     assert outcome.err.splitlines()[-1].startswith("error: cannot write prepared images in ")
     assert not list(own.results.rglob("record.json"))
+
+
+def test_a_run_can_be_stopped_while_it_prepares(own: Lab) -> None:
+    run = own.run("method=lora", "method.rank=1")
+    with pytest.raises(Interrupted, match="interrupted while preparing pets3; run it again to go on"):
+        own.execute(run, stop_after=0)
+    assert own.store.read(run.id) is None
+    assert own.execute(run).status == "ok"
