@@ -136,6 +136,7 @@ _LATEX_CHARACTERS = {
     "±": "$\\pm$",
     "×": "$\\times$",
     "−": "$-$",
+    "√": "$\\surd$",
 }
 _MARKDOWN = Markup(
     escape=_escape_markdown,

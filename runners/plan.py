@@ -68,7 +68,7 @@ class Planner:
             self._once("device", lambda machine: machine.torch_device(), objects["machine"])
             recipe.task.check_backbone(backbone)
             method.check_task(has_head=recipe.task.has_head)
-            recipe = recipe.for_dataset(objects["dataset"].name, epochs=getattr(objects["dataset"], "epochs", None))
+            recipe = recipe.for_dataset(objects["dataset"].name, epochs=objects["dataset"].epochs)
             _check_validation(objects["dataset"], recipe)
             solution = self._once("solution", _solve, objects["budget"], method, backbone)
         except ValueError as error:

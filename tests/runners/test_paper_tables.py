@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
+from results import render
 from results.paper_numbers import read_lines
 from results.rollup import Table, roll_up
 from results.table import TableSpec
@@ -112,6 +113,15 @@ def test_no_reference_to_the_paper_is_silently_absent(name: str, planner: Planne
     for labels in spec.paper.numbers:
         known = dict(zip(spec.paper.axes, labels, strict=True))
         assert all(label in spec.axes[axis] for axis, label in known.items())
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_table_renders_without_records(name: str, planner: Planner) -> None:
+    table = empty(name, planner)
+    assert render.latex(table).isascii()
+    for text in (render.markdown(table), render.csv(table), render.json(table)):
+        assert "nan" not in text.lower()
+    assert f"0 of {table.total} runs complete" in render.markdown(table)
 
 
 def test_figure_1_is_drawn_from_the_numbers_read_from_it() -> None:
