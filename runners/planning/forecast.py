@@ -52,7 +52,6 @@ class Forecaster:
         self.device, self.precision = device, precision
         self.problems: dict[str, str] = {}
         self._curves: dict[str, _Curve] = {}
-        self._evaluations: dict[str, _Evaluation] = {}
 
     def learn(self, cells: Sequence[PlannedCell], *, on_progress: Callable[[int, int], None]) -> None:
         """Predict the steps that these cells need; ``on_progress`` hears how many of how many are done.
@@ -69,7 +68,7 @@ class Forecaster:
         total = len(needed) + len(judged)
         for done, (key, cell) in enumerate(judged.items()):
             on_progress(done, total)
-            self._evaluations[key] = _evaluation(cell)
+            _evaluation(cell, key)
         for done, (group, (shape, classes)) in enumerate(needed.items(), len(judged)):
             on_progress(done, total)
             try:
@@ -81,7 +80,7 @@ class Forecaster:
     def forecast(self, cell: PlannedCell) -> Forecast:
         """Return what a cell takes; the cell is one of those learnt."""
         work, classes = cell.work, len(cell.run.dataset.classes)
-        evaluation = self._evaluations[_evaluation_key(cell)]
+        evaluation = _evaluation(cell, _evaluation_key(cell))
         judged = None
         if work.judged_images is not None:
             judged = evaluation.flops(work.judged_images, classes, len(cell.run.dataset.templates))
@@ -173,7 +172,16 @@ class _Evaluation:
         return images * self.image + classes * (self.head + templates * self.text)
 
 
-def _evaluation(cell: PlannedCell) -> _Evaluation:
+_known: dict[str, _Evaluation] = {}
+
+
+def _evaluation(cell: PlannedCell, key: str) -> _Evaluation:
+    if key not in _known:
+        _known[key] = _counted_evaluation(cell)
+    return _known[key]
+
+
+def _counted_evaluation(cell: PlannedCell) -> _Evaluation:
     """Count two small evaluations of merged weights, with one template and with two; they are linear in the rest."""
     n, task, backbone = 2, cell.run.recipe.task, with_blank_texts(cell.run.backbone)
     skeleton = skeleton_of(cell.run.backbone)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from runners.compose import plain
 from runners.data_status import Status, status_of
+from runners.formats import size_text
 from runners.machine import ROOT
 from runners.planning.predict import skeleton_of
 
@@ -62,8 +63,25 @@ class Needs:
     @property
     def download_bytes(self) -> int:
         """What has to be downloaded for them, as far as it is known."""
-        absent = (one for one in self.unprepared if one.state not in ("here", "cached"))
-        return round(sum(one.download_mib or 0 for one in absent) * 2**20)
+        return round(sum(one.download_mib or 0 for one in self._absent) * 2**20)
+
+    @property
+    def disk_text(self) -> str:
+        """The room for the images to prepare, in words."""
+        return _known(self.disk_bytes, unknown=sum(one.disk_bytes is None for one in self.unprepared))
+
+    @property
+    def download_text(self) -> str:
+        """What has to be downloaded, in words."""
+        return _known(self.download_bytes, unknown=sum(one.download_mib is None for one in self._absent))
+
+    @property
+    def _absent(self) -> list[Status]:
+        return [one for one in self.unprepared if one.state not in ("here", "cached")]
+
+
+def _known(count: int, *, unknown: int) -> str:
+    return size_text(count) + (f" and {unknown} of unknown size" if unknown else "")
 
 
 def find_needs(table: PlannedTable, cells: Sequence[PlannedCell]) -> Needs:

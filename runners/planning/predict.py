@@ -60,12 +60,21 @@ class Prediction:
         return float(getattr(self if hasattr(self, name) else self.memory, name))
 
 
+_known: dict[str, Prediction] = {}
+
+
 def predict(shape: StepShape) -> Prediction:
-    """Return what a step of this shape takes.
+    """Return what a step of this shape takes; it is worked out once per process.
 
     Raises:
         PredictionError: if the step cannot run without values, or does not fit the model.
     """
+    if shape.key not in _known:
+        _known[shape.key] = _predicted(shape)
+    return _known[shape.key]
+
+
+def _predicted(shape: StepShape) -> Prediction:
     gc.collect()
     try:
         three_valued = _three_valued(shape) if shape.execution.bases == "compact" else ()

@@ -115,11 +115,13 @@ class Report:
             words.append(f"weights: all here ({', '.join(one.backbone for one in needs.weights)})")
         if not needs.unprepared:
             return [*words, f"data sets: all {len(needs.datasets)} prepared"]
-        free, disk = size_text(needs.free_bytes), size_text(needs.disk_bytes)
         words.append(
             f"data sets: {len(needs.unprepared)} of {len(needs.datasets)} not prepared; a run prepares what it needs. "
-            f"Disk for their images: {disk}, free: {free}; downloads: {size_text(needs.download_bytes)}"
+            f"Disk for their images: {needs.disk_text}, free: {size_text(needs.free_bytes)}; "
+            f"downloads: {needs.download_text}"
         )
+        if needs.disk_bytes > needs.free_bytes:
+            words.append("warning: they do not fit on this disk; name another folder with machine.prepared_root=PATH")
         rows = [
             {
                 "data set": one.dataset,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from results.record import Record
 from results.store import RecordStore
 
 HALF = 0.5
+PEFT = ["method=peft", "method.peft_type=LORA", "backbone.targets=[mlp.c_fc.weight]"]
 
 
 def planned(command: Command, *overrides: str) -> dict[str, Any]:
@@ -45,25 +47,33 @@ def test_a_plan_says_of_a_table_what_its_runs_record(command: Command, done: Lab
             assert record.timing is not None
             assert row["parameters"] == record.parameters.adapter
             assert row["steps_most"] == record.timing.steps
-        assert row["steps_left"] == row["train_flops_left"] == row["train_s_left"] == 0
+        assert row["steps_left"] == row["train_flops_left"] == 0
         assert row["train_flops"] > 0
         assert row["peak_bytes"] > row["peak_frozen_bytes"] > 0
-        assert row["rate_source"] == "own runs"
     total = plan["total"]
     assert total["steps"] == sum(one.timing.steps for one in records if one.timing)
 
 
-def test_hours_are_those_of_the_runs_that_are_done(command: Command, done: Lab, records: list[Record]) -> None:
-    plan = planned(command, *done.machine)
+def test_hours_are_those_of_the_runs_that_are_done(
+    command: Command, done: Lab, records: list[Record], tmp_path: Path
+) -> None:
+    store = RecordStore(tmp_path / "timed")
+    for record in records:
+        assert record.timing is not None
+        timing = replace(record.timing, step_median_s=0.25, eval_s=3.0)
+        store.write(replace(record, timing=timing))
+    plan = planned(command, *done.machine, f"machine.results={store.root}")
     for row in plan["rows"]:
-        own = [one.timing for one in records if one.key.method.startswith(row["method"].lower())]
-        # two steps are fewer than the warm-up, so there is no median and no rate
-        assert all(timing is not None and timing.step_median_s is None for timing in own) == (row["train_s"] is None)
+        assert row["rate_source"] == "own runs"
+        assert row["train_s"] == pytest.approx(0.25 * row["steps"])
+        assert row["eval_s"] == pytest.approx(3.0 * row["cells"])
+        assert row["train_s_left"] == row["eval_s_left"] == 0
 
 
 def test_what_is_missing_is_left(command: Command, lab: Lab, experiments: Path) -> None:
     write_table(experiments, "small")
-    plan = planned(command, *lab.machine)
+    machine = [*lab.machine, f"machine.prepared_root={lab.results}"]
+    plan = planned(command, *machine)
     for row in plan["rows"]:
         assert (row["missing"], row["ok"]) == (2, 0)
         assert row["steps"] == row["steps_left"] == 4
@@ -72,7 +82,7 @@ def test_what_is_missing_is_left(command: Command, lab: Lab, experiments: Path) 
     assert plan["throughput"] is None
     assert [one["state"] for one in plan["datasets"]] == ["here"]
     assert [one["missing"] for one in plan["weights"]] == [None]
-    text = command("plan", "table=small", *lab.machine).out
+    text = command("plan", "table=small", *machine).out
     assert "4 cells: 0 ok, 4 missing" in text
     assert "hours: none without a measurement" in text
     assert "randlora data prepare dataset=pets3" in text
@@ -121,7 +131,7 @@ def test_a_gpu_that_is_not_here_can_be_planned_for(command: Command, lab: Lab, e
 
 
 def test_a_method_that_cannot_be_predicted_keeps_the_rest(command: Command, lab: Lab, experiments: Path) -> None:
-    methods = {"LoRA": ["method=lora", "method.rank=1"], "peft": ["method=peft", "method.type=LORA"]}
+    methods = {"LoRA": ["method=lora", "method.rank=1"], "peft": PEFT}
     write_table(experiments, "small", methods=methods)
     outcome = command("plan", "table=small", "format=json", *lab.machine)
     assert outcome.code == 1
