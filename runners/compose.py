@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runners.explain import explain
 from runners.machine import ROOT
 
 CONF = ROOT / "conf"
@@ -177,7 +177,8 @@ def _compose_part(name: str, overrides: tuple[str, ...], *, conf: Path) -> DictC
             f"cannot read the override {error.override!r}; write group=choice or group.field=value"
         ) from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a name in place of an index
-        raise ConfigError(_explain(name, overrides, error, conf=conf)) from error
+        primary = primary_config(name, conf=conf)
+        raise ConfigError(explain(name, overrides, error, primary=primary, conf=conf)) from error
 
 
 def _top_level(override: str) -> str:
@@ -249,45 +250,3 @@ def deciding(node: Any) -> Any:
 def choices(config: DictConfig) -> dict[str, str]:
     """Return the chosen file of each group."""
     return {str(group): str(choice) for group, choice in config.hydra.runtime.choices.items()}
-
-
-def _explain(name: str, overrides: Sequence[str], error: Exception, *, conf: Path) -> str:
-    """Return what is wrong with the first override that cannot be meant, with what is valid in its place."""
-    groups = {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in conf.iterdir() if path.is_dir()}
-    primary = primary_config(name, conf=conf)
-    top = {str(key) for key in primary if key != "defaults"}
-    used = {str(next(iter(entry))) for entry in primary.get("defaults", []) if entry != "_self_"}
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        key = override.key_or_group
-        if override.is_add() or override.is_delete() or key.startswith("hydra"):
-            continue
-        if override.is_sweep_override():
-            return f"{override.input_line}: several values are several runs; start them with -m (multirun)"
-        value = override.value()
-        unknown = [one for one in (value if isinstance(value, list) else [value]) if one not in groups.get(key, [one])]
-        if unknown:
-            return f"{key}={unknown[0]}: there is no such {key}; valid: {', '.join(groups[key])}"
-        rest = key.split(".")[1:]
-        if not rest and key not in top and key not in used and override.package is None:
-            return f"unknown key {key!r}; valid: {', '.join(sorted(used | top))}"
-        if rest and (problem := _unknown_field(name, key, overrides)):
-            return problem
-    return str(error).replace("\n", " ")
-
-
-def _unknown_field(name: str, key: str, overrides: Sequence[str]) -> str | None:
-    """Return what is wrong with a dotted key, or None; composes without any dotted override."""
-    node: Any = hydra.compose(name, [one for one in overrides if "." not in one.partition("=")[0]])
-    path = key.split(".")
-    for depth, part in enumerate(path):
-        if node is None:
-            parent = ".".join(path[:depth])
-            return f"unknown key {key!r}: {parent} is null; set it as a whole, such as '{parent}={{{part}: …}}'"
-        fields = [str(field) for field in node if field != "_target_"] if OmegaConf.is_dict(node) else []
-        if part not in fields:
-            parent = ".".join(path[:depth])
-            near = difflib.get_close_matches(part, fields, n=1)
-            hint = f"did you mean {parent}.{near[0]}? " if near else ""
-            return f"unknown key {key!r}; {hint}{parent or 'the config'} has: {', '.join(fields) or 'no fields'}"
-        node = node[part] if not OmegaConf.is_missing(node, part) else None
-    return None
