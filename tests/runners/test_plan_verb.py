@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from conftest import Command
-from lab import Lab, write_table
+from lab import ROOT, Lab, write_table
 
 from results.record import Record
 from results.store import RecordStore
+from runners.compose import compose, instantiate_part
 
 HALF = 0.5
 PEFT = ["method=peft", "method.peft_type=LORA", "backbone.targets=[mlp.c_fc.weight]"]
@@ -182,3 +183,49 @@ def test_a_mistake_is_one_line(command: Command, experiments: Path, overrides: l
     assert outcome.code == 2
     assert outcome.out == ""
     assert words in outcome.err.strip().splitlines()[-1]
+
+
+def test_weights_that_are_in_the_cache_of_the_hub_are_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("randlora.backbones.clip.OPEN_CLIP_CACHE", tmp_path / "open_clip")
+    repositories = {
+        "clip_vit_b32": "timm--vit_base_patch32_clip_224.openai",
+        "dinov2_vit_b14": "timm--vit_base_patch14_dinov2.lvd142m",
+        "qwen2_0_5b": "Qwen--Qwen2-0.5B-Instruct",
+    }
+    for name, repository in repositories.items():
+        backbone = instantiate_part("backbone", compose("config", [f"backbone={name}"]).backbone)
+        missing = backbone.missing_weights(root=tmp_path)
+        assert missing is not None
+        assert repository.replace("--", "/") in missing
+        folder = cache / f"models--{repository}" / "snapshots" / (getattr(backbone, "revision", None) or "abc")
+        folder.mkdir(parents=True)
+        (folder / "config.json").touch()
+        assert backbone.missing_weights(root=tmp_path) is not None
+        (folder / "model.safetensors").touch()
+        assert backbone.missing_weights(root=tmp_path) is None
+        absent = replace(backbone, checkpoint="nowhere.pt")
+        assert "nowhere.pt" in absent.missing_weights(root=tmp_path)
+
+
+def test_the_page_shows_the_published_predictions_beside_the_papers_numbers() -> None:
+    published = ROOT / "results" / "published" / "plan"
+    kept, rebuilt = (gigabytes(published / f"{name}.csv") for name in ("peak_memory", "peak_memory_rebuild"))
+    page = (ROOT / "docs" / "PLANNING.md").read_text(encoding="utf-8")
+    lines = page.partition("<!-- memory -->")[2].partition("<!-- /memory -->")[0].strip().splitlines()
+    shown = {
+        cells[0]: cells[1:] for line in lines[2:] if (cells := [one.strip() for one in line.strip("|").split("|")])
+    }
+    with (ROOT / "results" / "paper" / "vram_gb.csv").open(encoding="utf-8") as file:
+        paper = {row[""]: row for row in csv.DictReader(file)}
+    assert shown.keys() == paper.keys()
+    for model, cells in shown.items():
+        methods = ("RandLoRA", "NoLA", "VeRA", "LoRA-32", "FT")
+        pairs = [(paper[model][one].split()[0], f"{kept[f'{model} / {one}']:.1f}") for one in methods]
+        assert cells == [*(cell for pair in pairs for cell in pair), f"{rebuilt[f'{model} / RandLoRA']:.1f}"]
+
+
+def gigabytes(path: Path) -> dict[str, float]:
+    with path.open(encoding="utf-8") as file:
+        return {row["method"]: int(row["peak_bytes"]) / 1e9 for row in csv.DictReader(file)}
