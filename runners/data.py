@@ -7,7 +7,7 @@ what it needs; preparing ahead is for long downloads, and for machines whose job
                           source, and what to type. Needs no network and reads no image. A source counts as verified
                           once a preparation from it has succeeded on this machine.
   randlora data prepare   download, decode, check the number of images, classes and labels, and store. Start it again
-                          after an interruption: downloads and complete parts are kept. After an error nothing is left.
+                          after an interruption: downloads and complete splits are kept. After an error nothing is left.
   randlora data verify    read what is prepared, compare every digest and draw random splits again; exit code 1 where
                           something differs.
 
@@ -118,12 +118,11 @@ def verify(config: DictConfig) -> int:
             raise ConfigError(f"{name} is not prepared{at}; randlora data prepare dataset={name} prepares it")
         for one in found:
             problems += description_problems(one, instantiate_part("dataset", OmegaConf.create(dict(description))))
-            for part in one.parts:
-                differences = one.problems(part)
-                problems += differences
-                rows.append(
-                    _verified(name, one.manifest.size, part, one.manifest.parts[part], differs=bool(differences))
-                )
+            differences = one.problems()
+            problems += differences.values()
+            for part, stored in one.parts.items():
+                differs = any(file in differences for file in one.files_of(part))
+                rows.append(_verified(name, one.manifest.size, part, stored, differs=differs))
     print(rows_text(rows, config.format) if rows or config.format != "text" else "nothing is prepared")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
@@ -152,7 +151,7 @@ def _prepare(dataset: ImageDataset, size: int, *, machine: Machine, workers: int
 
         found = store.prepare(dataset, size, root=machine.data_path, on_progress=listen, workers=workers)
     seconds = time.perf_counter() - began
-    for part, stored in found.manifest.parts.items():
+    for part, stored in found.parts.items():
         print(f"{dataset.name} {part}: {part_text(stored)}")
     how = f"{sum(decoded) / seconds:,.0f} images/s" if decoded else "prepared before"
     print(f"{found.folder} ({size_text(found.manifest.bytes)}, {how})")
@@ -164,7 +163,7 @@ def _prepared(config: DictConfig, description: Mapping[str, Any]) -> list[Prepar
 
     machine = instantiate_part("machine", config.machine)
     return [
-        Prepared(folder=folder, manifest=manifest)
+        Prepared(folder=folder, manifest=manifest, train_on=description["splits"]["train_on"])
         for folder, manifest in prepared_folders(description, machine.prepared_path)
         if config.size in (None, manifest.size)
     ]

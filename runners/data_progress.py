@@ -1,4 +1,4 @@
-"""What a preparation shows: a bar with images per second on a terminal, a line for each part in any case."""
+"""What a preparation shows: a bar with images per second on a terminal, a line for each pool of images in any case."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runners.progress import LINE_EVERY_S, console
 
 if TYPE_CHECKING:
     from randlora.data.prepared_build import Event
-    from randlora.data.prepared_manifest import PartManifest
+    from randlora.data.prepared_manifest import PartManifest, PoolManifest
 
 Show = Callable[["Event"], None]
 WORDS = {
@@ -25,7 +25,7 @@ WORDS = {
 
 @contextmanager
 def decoding_bars() -> Iterator[Show]:
-    """Yield a callback for ``PreparedStore.prepare`` that shows a bar for each part; the verb's own display."""
+    """Yield a callback for ``PreparedStore.prepare`` that shows a bar for each pool; the verb's own display."""
     from tqdm import tqdm
 
     bar: tqdm[Any] | None = None
@@ -34,7 +34,7 @@ def decoding_bars() -> Iterator[Show]:
         nonlocal bar
         if event.kind == "decoding":
             if bar is None:
-                title = f"{event.dataset} {event.part}"
+                title = f"{event.dataset} {event.pool}"
                 bar = tqdm(total=event.total, desc=title, unit=" images", file=sys.stderr, disable=None)
             bar.update(event.done - bar.n)
             return
@@ -42,7 +42,7 @@ def decoding_bars() -> Iterator[Show]:
             bar.close()
             bar = None
         if event.kind in WORDS:
-            place = event.dataset if event.part is None else f"{event.dataset} {event.part}"
+            place = event.dataset if event.pool is None else f"{event.dataset} {event.pool}"
             print(f"{place}: {WORDS[event.kind]}", file=sys.stderr)
 
     try:
@@ -52,8 +52,8 @@ def decoding_bars() -> Iterator[Show]:
             bar.close()
 
 
-def part_text(manifest: PartManifest) -> str:
-    """Return a prepared part in words, with the first few images that could not be read."""
+def part_text(manifest: PartManifest | PoolManifest) -> str:
+    """Return a prepared part or pool in words, with the first few images that could not be read."""
     classes = sum(count > 0 for count in manifest.per_class)
     text = f"{manifest.images:,} images, {classes} classes, {len(manifest.skipped)} skipped"
     if not manifest.skipped:
@@ -62,7 +62,7 @@ def part_text(manifest: PartManifest) -> str:
 
 
 def decoding_lines(stop: Callable[[], bool]) -> Show:
-    """Return a callback that shows a line for each part, beside other displays; it raises Interrupted if ``stop()``."""
+    """Return a callback that shows a line for each pool, beside other displays; it raises Interrupted if ``stop()``."""
     last = time.monotonic()
 
     def show(event: Event) -> None:
@@ -70,7 +70,7 @@ def decoding_lines(stop: Callable[[], bool]) -> Show:
         if stop():
             raise Interrupted(f"interrupted while preparing {event.dataset}; run it again to go on")
         now = time.monotonic()
-        place = event.dataset if event.part is None else f"{event.dataset} {event.part}"
+        place = event.dataset if event.pool is None else f"{event.dataset} {event.pool}"
         if event.kind == "decoding":
             if now - last < LINE_EVERY_S:
                 return

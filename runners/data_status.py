@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from randlora.data.errors import DataError
-from randlora.data.prepared_manifest import Manifest, describe, description_digest, read_manifest
+from randlora.data.prepared_manifest import APART, Manifest, describe, description_digest, read_manifest
 from randlora.data.prepared_presence import Presence, presence
 from runners.formats import size_text
 from runners.machine import ROOT, Machine
@@ -113,7 +113,7 @@ def status_of(dataset: str, description: Mapping[str, Any], *, machine: Machine,
     current = [one for one in manifests if _is_of(one, description)]
     states = {name: presence(fields, machine.data_path) for name, fields in description["sources"].items()}
     state = "prepared" if any(one.size == size for one in current) else states[description["source"]]
-    counts = _counted(current[0], description) if current else _stated(description)
+    counts = _counted(current[0]) if current else _stated(description)
     return Status(
         dataset=dataset,
         title=description["title"],
@@ -121,7 +121,7 @@ def status_of(dataset: str, description: Mapping[str, Any], *, machine: Machine,
         sizes=tuple(sorted(one.size for one in current)),
         counts=counts,
         paper=paper_counts().get(description["title"]),
-        disk_bytes=_disk(counts, description, size),
+        disk_bytes=_disk(counts, size),
         download_mib=description["download_mib"],
         licence=description["licence"],
         source=_source_text(description["source"], chosen),
@@ -191,28 +191,19 @@ def _stated(description: Mapping[str, Any]) -> Counts:
     return Counts(**parts, classes=None if isinstance(classes, str) else len(classes))
 
 
-def _counted(manifest: Manifest, description: Mapping[str, Any]) -> Counts:
-    parts = {part: manifest.parts[part].images if part in manifest.parts else None for part in PARTS}
-    train = parts["train"]
-    if train is not None and _trains_on_validation(description):
-        train -= parts["validation"] or 0
-    seen = [sum(counts) > 0 for counts in zip(*(part.per_class for part in manifest.parts.values()), strict=True)]
-    return Counts(train=train, validation=parts["validation"], test=parts["test"], classes=sum(seen))
+def _counted(manifest: Manifest) -> Counts:
+    stored = manifest.parts
+    parts = {part: stored[part].images if part in stored else None for part in PARTS}
+    if APART in stored:
+        parts["train"] = stored[APART].images
+    seen = [sum(counts) > 0 for counts in zip(*(part.per_class for part in stored.values()), strict=True)]
+    return Counts(**parts, classes=sum(seen))
 
 
-def _trains_on_validation(description: Mapping[str, Any]) -> bool:
-    """Return whether validation images are stored a second time, among those of training."""
-    rule = description["splits"]
-    drawn = rule.get("pool") is not None or (rule["validation"] is None and rule.get("hold_out") is not None)
-    return drawn and rule["train_on"] == "full"
-
-
-def _disk(counts: Counts, description: Mapping[str, Any], size: int) -> int | None:
+def _disk(counts: Counts, size: int) -> int | None:
     if counts.train is None or counts.test is None:
         return None
-    held_out = counts.validation or 0
-    images = counts.train + held_out + counts.test + (held_out if _trains_on_validation(description) else 0)
-    return images * 3 * size**2
+    return (counts.train + (counts.validation or 0) + counts.test) * 3 * size**2
 
 
 def _source_text(name: str, fields: Mapping[str, Any]) -> str:

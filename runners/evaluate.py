@@ -72,7 +72,7 @@ def predict(
     classifier = objective.classifier()
     scores = [
         objective.logits(block, classifier)[:real].float().cpu()
-        for images in split.images.split(max(1, batch_size // BLOCK) * BLOCK)
+        for images in split.blocks(max(1, batch_size // BLOCK) * BLOCK)
         for block, real in _blocks(normalise(images.to(device), mean, std))
     ]
     logits = torch.cat(scores)

@@ -52,10 +52,10 @@ def training_feed(
     labels = split.labels[chosen]
     if recipe.pixels == "stored":
         resident = machine.resident_mib * MIB
-        return StoredFeed(split.images, chosen, labels, look=look, device=device, resident_bytes=resident)
+        places = split.places(chosen)
+        return StoredFeed(split.stored, places, labels, look=look, device=device, resident_bytes=resident)
     originals = read_originals(dataset, split, chosen, root=machine.data_path)
-    size = split.images.shape[-1]
-    return OriginalFeed(originals, labels, size=size, look=look, device=device, workers=machine.workers)
+    return OriginalFeed(originals, labels, size=split.size, look=look, device=device, workers=machine.workers)
 
 
 def read_originals(dataset: ImageDataset, split: DecodedSplit, chosen: Int64[Tensor, " n"], *, root: Path) -> Originals:

@@ -24,35 +24,66 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Unreadable = Literal["error", "skip"]
-Sink = Callable[["UInt8[Tensor, '3 size size']", int], None]
+Sink = Callable[["UInt8[Tensor, '3 size size']", int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DecodedSplit:
     """Decoded images with their labels, in the order of their source.
 
-    ``digest`` is that of the source (:class:`randlora.data.raw.RawSplit`), where it has none the SHA-256 of the
-    decoded images and labels. ``skipped`` are the positions of images that could not be read; they are not among
-    ``images``.
+    Attributes:
+        stored: the images, and possibly others, in memory or mapped from a file.
+        labels: one for each image of the split.
+        digest: that of the source (:class:`randlora.data.raw.RawSplit`), where it has none the SHA-256 of the decoded
+            images and labels.
+        skipped: positions in the split of images that could not be read; they are not among the images.
+        rows: the place of each image in ``stored``; None: all of ``stored`` in its order.
     """
 
-    images: UInt8[Tensor, "n 3 size size"]
+    stored: UInt8[Tensor, "m 3 size size"]
     labels: Int64[Tensor, " n"]
     digest: str
     skipped: tuple[int, ...]
+    rows: Int64[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
+    def images(self) -> UInt8[Tensor, "n 3 size size"]:
+        """The images, all at once: a copy in memory where they are only some of those stored; see ``blocks``."""
+        return self.stored if self.rows is None else self.stored[self.rows]
+
+    @property
+    def size(self) -> int:
+        """Pixels along a side."""
+        return self.stored.shape[-1]
+
+    @property
     def n_bytes(self) -> int:
         """Memory the images and labels take, in bytes."""
-        return self.images.nbytes + self.labels.nbytes
+        return len(self) * self.stored[:1].nbytes + self.labels.nbytes
+
+    def places(self, positions: Int64[Tensor, " k"]) -> Int64[Tensor, " k"]:
+        """Return where the images at ``positions`` are in ``stored``."""
+        return positions if self.rows is None else self.rows[positions]
+
+    def blocks(self, length: int) -> Iterator[UInt8[Tensor, "b 3 size size"]]:
+        """Yield the images, ``length`` at a time, without holding more of them in memory."""
+        if self.rows is None:
+            yield from self.stored.split(length)
+            return
+        for rows in self.rows.split(length):
+            yield self.stored[rows]
 
     def subset(self, positions: Int64[Tensor, " k"]) -> DecodedSplit:
         """Return the images at ``positions`` as a split of their own; the digest stays that of the source."""
         return DecodedSplit(
-            images=self.images[positions], labels=self.labels[positions], digest=self.digest, skipped=self.skipped
+            stored=self.stored,
+            labels=self.labels[positions],
+            digest=self.digest,
+            skipped=self.skipped,
+            rows=self.places(positions),
         )
 
 
@@ -118,10 +149,10 @@ def decode_split(raw: RawSplit, *, where: str, size: int, on_unreadable: Unreada
         where=where,
         size=size,
         on_unreadable=on_unreadable,
-        sink=lambda image, _: images.append(image),
+        sink=lambda image, *_: images.append(image),
         workers=workers,
     )
-    return DecodedSplit(images=torch.stack(images), labels=found.labels, digest=found.digest, skipped=found.skipped)
+    return DecodedSplit(stored=torch.stack(images), labels=found.labels, digest=found.digest, skipped=found.skipped)
 
 
 def decode_into(
@@ -140,7 +171,7 @@ def decode_into(
         where: dataset and part, for errors.
         size: pixels a side.
         on_unreadable: ``error``, or ``skip`` to leave out what cannot be decoded.
-        sink: takes (uint8 image of 3 x size x size, label), on the calling thread.
+        sink: takes (uint8 image of 3 x size x size, label, position in the split), on the calling thread.
         workers: threads that decode; they change neither order nor result.
 
     Raises:
@@ -161,7 +192,7 @@ def decode_into(
                 continue
             labels.append(label)
             sha.update(image.numpy().data)
-            sink(image, label)
+            sink(image, label, index)
     if not labels:
         raise DataError(
             f"{where}: the split holds no readable images ({len(skipped)} unreadable ones); check the source"

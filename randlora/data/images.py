@@ -149,15 +149,36 @@ class ImageDataset:
                 f"dataset {self.name} has no validation part; set splits.hold_out to hold some training images out, or "
                 "let the recipe hold out some of every class (recipe.validation_per_class)"
             )
+        raw, label_map = self._joined(part, root=root, progress=progress)
         where = self.where(part)
-        raw = join([self.chosen.open(key, root=root, progress=progress) for key in self.splits.keys(part)], where)
-        names = self.chosen.label_names
-        label_map = LabelMap.between(stated=raw.class_names, label_names=names, classes=self.classes, where=where)
-        positions = self._positions(raw, part, label_map)
-        part_of_raw = relabelled(raw, label_map, where=where, positions=positions, classes=self.classes)
-        if part_of_raw.n_rows is not None:
-            self._check_size(part, part_of_raw.n_rows)  # said now, and not after an hour of decoding
-        return part_of_raw
+        pool = relabelled(raw, label_map, where=where, positions=None, classes=self.classes)
+        positions = self.members(part, pool)
+        found = relabelled(raw, label_map, where=where, positions=positions, classes=self.classes)
+        if found.n_rows is not None:
+            self.check_size(part, found.n_rows)  # said now, and not after an hour of decoding
+        return found
+
+    def open_pool(self, part: Part, *, root: Path, progress: bool = False) -> RawSplit:
+        """Open all images that a part is taken from; arguments and errors as of ``open``. See ``members``."""
+        raw, label_map = self._joined(part, root=root, progress=progress)
+        return relabelled(raw, label_map, where=self.where(part), positions=None, classes=self.classes)
+
+    def members(self, part: Part, pool: RawSplit) -> Int64[Tensor, " k"] | None:
+        """Return the positions of a part among the images of ``open_pool``, ascending; None: all of them.
+
+        Raises:
+            DataError: if the split rule does not fit the images.
+        """
+        needs = self.splits.needs(part)
+        if needs == "nothing":
+            return None
+        try:
+            if needs == "count":
+                count = pool.n_rows if pool.n_rows is not None else len(pool.read_labels())
+                return self.splits.positions(part, count=count)
+            return self.splits.positions(part, labels=torch.tensor(pool.read_labels(), dtype=torch.int64))
+        except DataError as error:
+            raise DataError(f"{self.where(part)}: {str(error).removeprefix(f'{self.where(part)}: ')}") from error
 
     def load(
         self, *, part: Part, size: int, root: Path, store: PreparedStore | None = None, workers: int = 1
@@ -180,31 +201,30 @@ class ImageDataset:
         raw = self.open(part, root=root)
         where = self.where(part)
         decoded = decode_split(raw, where=where, size=size, on_unreadable=self.on_unreadable, workers=workers)
-        self.check(part, labels=decoded.labels, n_skipped=len(decoded.skipped))
+        counts = torch.bincount(decoded.labels, minlength=len(self.classes)).tolist()
+        self.check(part, per_class=counts, n_skipped=len(decoded.skipped))
         return decoded
 
     def where(self, part: Part) -> str:
         """Return what errors call a part."""
         return f"dataset {self.name}, {part} part"
 
-    def check(self, part: Part, *, labels: Int64[Tensor, " n"], n_skipped: int) -> None:
+    def check(self, part: Part, *, per_class: Sequence[int], n_skipped: int) -> None:
         """Hold what was read to this description: the number of images, and in training an image of every class.
 
         Raises:
             DataError: if it does not fit, with the numbers found and stated.
         """
-        self._check_size(part, len(labels) + n_skipped)
-        if part != "train":
-            return
-        counts = torch.bincount(labels, minlength=len(self.classes))
-        empty = [self.classes[label] for label in (counts == 0).nonzero().flatten().tolist()]
-        if empty:
+        self.check_size(part, sum(per_class) + n_skipped)
+        empty = [name for name, count in zip(self.classes, per_class, strict=True) if count == 0]
+        if empty and part == "train":
             raise DataError(
                 f"{self.where(part)}: no training image of {', '.join(map(repr, empty))}; "
                 "add images, or take the class out of the data"
             )
 
-    def _check_size(self, part: Part, found: int) -> None:
+    def check_size(self, part: Part, found: int) -> None:
+        """Raise DataError where a part has another number of images than ``sizes`` states."""
         stated = self.size_of(part)
         if stated is not None and found != stated:
             raise DataError(
@@ -212,18 +232,11 @@ class ImageDataset:
                 "be incomplete or the source another version: fetch it again, or correct sizes (null: not checked)"
             )
 
-    def _positions(self, raw: RawSplit, part: Part, label_map: LabelMap) -> Int64[Tensor, " k"] | None:
-        needs = self.splits.needs(part)
-        if needs == "nothing":
-            return None
-        try:
-            if needs == "count":
-                count = raw.n_rows if raw.n_rows is not None else len(raw.read_labels())
-                return self.splits.positions(part, count=count)
-            labels = [label_map(label, where=self.where(part), index=k) for k, label in enumerate(raw.read_labels())]
-            return self.splits.positions(part, labels=torch.tensor(labels, dtype=torch.int64))
-        except DataError as error:
-            raise DataError(f"{self.where(part)}: {str(error).removeprefix(f'{self.where(part)}: ')}") from error
+    def _joined(self, part: Part, *, root: Path, progress: bool) -> tuple[RawSplit, LabelMap]:
+        where = self.where(part)
+        raw = join([self.chosen.open(key, root=root, progress=progress) for key in self.splits.keys(part)], where)
+        names = self.chosen.label_names
+        return raw, LabelMap.between(stated=raw.class_names, label_names=names, classes=self.classes, where=where)
 
     def _check_sources(self) -> None:
         object.__setattr__(self, "sources", dict(self.sources))

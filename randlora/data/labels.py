@@ -109,7 +109,7 @@ def relabelled(
 
     return RawSplit(
         class_names=tuple(classes),
-        digest=raw.digest if wanted is None else combined_digest([raw.digest, _digest(wanted)]),
+        digest=raw.digest if positions is None else digest_of_some(raw.digest, positions),
         n_rows=raw.n_rows if wanted is None else len(wanted),
         read_labels=labels,
         rows=_rows(raw, label_map, where=where, wanted=None if wanted is None else set(wanted)),
@@ -122,8 +122,9 @@ def _rows(raw: RawSplit, label_map: LabelMap, *, where: str, wanted: set[int] | 
             yield encoded, None if "problem" in encoded else label_map(label, where=where, index=index)
 
 
-def _digest(positions: Sequence[int]) -> str:
-    return hashlib.sha256(json.dumps(list(positions)).encode()).hexdigest()
+def digest_of_some(digest: str | None, positions: Int64[Tensor, " k"]) -> str | None:
+    """Return the digest of the images at ``positions`` in a split of this digest; None where that has none."""
+    return combined_digest([digest, hashlib.sha256(json.dumps(positions.tolist()).encode()).hexdigest()])
 
 
 def _difference(ones: Sequence[str], others: Sequence[str]) -> list[str]:

@@ -1,8 +1,10 @@
 """Prepared datasets: decoded and resized once, stored as memory-mapped arrays, shared by every run of a machine.
 
-A dataset prepared at a size is one folder, ``<store>/<name>/<size>-<digest>/``, with ``manifest.json`` and for every
-part ``<part>.images.npy`` (uint8, n x 3 x size x size), ``<part>.labels.npy`` and ``<part>.positions.npy`` (int64, n).
-The digest covers what decides pixels and membership: chosen source, splits, classes, version and size.
+A dataset prepared at a size is one folder, ``<store>/<name>/<size>-<digest>/``, with ``manifest.json``. Every image is
+stored once: ``<pool>.images.npy`` (uint8, n x 3 x size x size) and ``<pool>.labels.npy`` (int64, n) hold the official
+splits that one or several parts are taken from, and ``<part>.rows.npy`` (int64) which of them a part consists of, where
+that is not all. The digest covers what decides pixels and membership: chosen source, splits, classes, version and size;
+the training parts of both ``train_on`` are there.
 
 The folder is built under a hidden name and renamed when it is complete, so what has its name is whole and is read
 without a lock. One process builds at a time; a second one waits and then finds the work done.
@@ -13,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,8 @@ import torch
 
 from randlora.data.decode import DecodedSplit
 from randlora.data.errors import DataError
-from randlora.data.prepared_build import Builder, Event, OnProgress, default_workers, parts_of, writing
+from randlora.data.prepared_build import Builder, Event, OnProgress, default_workers, writing
+from randlora.data.prepared_check import check_sizes, is_current
 from randlora.data.prepared_manifest import (
     ArrayFile,
     Manifest,
@@ -34,69 +37,78 @@ from randlora.data.prepared_manifest import (
     read_manifest,
     remedy,
 )
-from randlora.data.prepared_stamp import source_stamp, source_state
-from randlora.data.prepared_writer import IMAGES, LABELS, POSITIONS, flush_folder
+from randlora.data.prepared_parts import stored_name
+from randlora.data.prepared_writer import IMAGES, LABELS, flush_folder
 from randlora.data.splits import PARTS
 
 if TYPE_CHECKING:
-    from jaxtyping import Int64
     from torch import Tensor
 
     from randlora.data.images import ImageDataset
-    from randlora.data.splits import Part
+    from randlora.data.splits import Part, TrainOn
 
 BLOCK = 2**24  # bytes that are hashed at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A prepared dataset on the disk."""
+    """A prepared dataset on the disk, read with one of the two training parts."""
 
     folder: Path
     manifest: Manifest
+    train_on: TrainOn
 
     @property
-    def parts(self) -> tuple[Part, ...]:
-        """Its parts, in the order of ``splits.PARTS``."""
-        return tuple(part for part in PARTS if part in self.manifest.parts)
+    def parts(self) -> Mapping[Part, PartManifest]:
+        """What is said of its parts, in the order of ``splits.PARTS``."""
+        stored = self.manifest.parts
+        return {part: stored[self._name(part)] for part in PARTS if part in stored}
 
     def part(self, part: Part) -> DecodedSplit:
-        """Return a part. Its images are mapped from the file, read-only: whoever writes into them ends the process.
+        """Return a part. Its images stay in the file, mapped read-only: whoever writes into them ends the process.
 
         Raises:
             DataError: if there is no such part, or an array is missing, cut short or not what the manifest says.
         """
-        stored = self._stored(part)
-        images, labels = (self._array(stored.files[kind]) for kind in (IMAGES, LABELS))
-        return DecodedSplit(images=images, labels=labels.clone(), digest=stored.digest, skipped=stored.skipped)
+        if part not in self.parts:
+            raise DataError(
+                f"dataset {self.manifest.dataset} has no {part} part; it was prepared with {', '.join(self.parts)}"
+            )
+        stored, files = self.parts[part], self.manifest.pool_of(self._name(part)).files
+        rows = None if stored.rows is None else self._array(stored.rows).clone()
+        images, labels = (self._array(files[kind]) for kind in (IMAGES, LABELS))
+        return DecodedSplit(
+            stored=images,
+            labels=labels.clone() if rows is None else labels[rows],
+            digest=stored.digest,
+            skipped=stored.skipped,
+            rows=rows,
+        )
 
-    def positions(self, part: Part) -> Int64[Tensor, " n"]:
-        """Return the place of every image among the rows of ``ImageDataset.open``; errors as of ``part``."""
-        return self._array(self._stored(part).files[POSITIONS]).clone()
-
-    def problems(self, part: Part) -> tuple[str, ...]:
-        """Read every byte of a part and return what differs from the manifest, a sentence each; none if all is well."""
-        found = []
-        for file in self._stored(part).files.values():
+    def problems(self) -> dict[str, str]:
+        """Read every byte once and return, by file, what differs from the manifest, as a sentence."""
+        found = {}
+        for file in (file for pool in self.manifest.pools.values() for file in pool.all_files):
             try:
                 digest = _sha256(self._array(file))
             except DataError as error:
-                found.append(str(error))
+                found[file.name] = str(error)
             else:
                 if digest != file.sha256:
-                    found.append(
+                    found[file.name] = (
                         f"{self.folder / file.name} was altered: its entries have the digest {digest[:12]}…, the "
                         f"manifest states {file.sha256[:12]}…; {remedy(self.folder)}"
                     )
-        return tuple(found)
+        return found
 
-    def _stored(self, part: Part) -> PartManifest:
-        if part not in self.manifest.parts:
-            raise DataError(
-                f"dataset {self.manifest.dataset} has no {part} part; it was prepared with "
-                f"{', '.join(self.manifest.parts)}"
-            )
-        return self.manifest.parts[part]
+    def files_of(self, part: Part) -> tuple[str, ...]:
+        """Return the names of the files that a part is read from."""
+        rows = self.parts[part].rows
+        files = (*self.manifest.pool_of(self._name(part)).files.values(), *(() if rows is None else (rows,)))
+        return tuple(file.name for file in files)
+
+    def _name(self, part: Part) -> str:
+        return stored_name(part, train_on=self.train_on, stored=self.manifest.parts)
 
     def _array(self, file: ArrayFile) -> Tensor:
         """Map an array, after holding the file to the manifest."""
@@ -136,11 +148,12 @@ class PreparedStore:
         """Return a dataset that is prepared at ``size``, None if it is not; the source is not looked at.
 
         Raises:
-            DataError: if its manifest cannot be read.
+            DataError: if its manifest cannot be read, or it holds other numbers of images than ``sizes`` states.
         """
-        path = self.path(dataset, size)
-        manifest = read_manifest(path)
-        return None if manifest is None else Prepared(folder=path, manifest=manifest)
+        found = self._find(dataset, size)
+        if found is not None:
+            check_sizes(found, dataset)
+        return found
 
     def prepare(
         self,
@@ -155,9 +168,9 @@ class PreparedStore:
 
         What is there is kept unless local files it was made from have changed since; then it is made again.
 
-        A preparation that was interrupted (killed, or by what ``on_progress`` raised) goes on: parts that it completed
+        A preparation that was interrupted (killed, or by what ``on_progress`` raised) goes on: pools that it completed
         are kept where what they were read from is the same (by the digest of the file, else the names, sizes and times
-        of the folder, else the commit on the hub); the part under way starts again. After an error nothing is left.
+        of the folder, else the commit on the hub); the pool under way starts again. After an error nothing is left.
 
         Args:
             dataset: the dataset; its chosen source is read.
@@ -173,13 +186,15 @@ class PreparedStore:
         workers = default_workers() if workers is None else workers
         if size < 1 or workers < 1:
             raise ValueError(f"prepare(size={size}, workers={workers}): both are at least 1")
-        found = self.find(dataset, size)
+        found = self._find(dataset, size)
         if found is not None and is_current(found, dataset, root):
+            check_sizes(found, dataset)
             return found
         path = self.path(dataset, size)
         with self._lock(path, lambda: on_progress(Event(kind="waiting", dataset=dataset.name))):
-            found = self.find(dataset, size)
+            found = self._find(dataset, size)
             if found is not None and is_current(found, dataset, root):
+                check_sizes(found, dataset)
                 return found
             if found is not None:
                 on_progress(Event(kind="outdated", dataset=dataset.name))
@@ -195,7 +210,14 @@ class PreparedStore:
             manifest = builder.build()
             with writing(path):
                 _put(builder.folder, path)
-        return Prepared(folder=path, manifest=manifest)
+        return Prepared(folder=path, manifest=manifest, train_on=dataset.splits.train_on)
+
+    def _find(self, dataset: ImageDataset, size: int) -> Prepared | None:
+        path = self.path(dataset, size)
+        manifest = read_manifest(path)
+        if manifest is None:
+            return None
+        return Prepared(folder=path, manifest=manifest, train_on=dataset.splits.train_on)
 
     @contextmanager
     def _lock(self, path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
@@ -214,23 +236,6 @@ class PreparedStore:
             yield
         finally:
             lock.release()
-
-
-def is_current(prepared: Prepared, dataset: ImageDataset, root: Path) -> bool:
-    """Return whether the local files that a dataset was prepared from are unchanged; true where they are not here.
-
-    Where times or names moved, the digests of files decide, as far as the source has them.
-    """
-    stamp = source_stamp(dataset.chosen, root)
-    if stamp is None or stamp == prepared.manifest.stamp:
-        return True
-    try:
-        states = {
-            part: source_state(dataset.chosen, dataset.open(part, root=root), root=root) for part in parts_of(dataset)
-        }
-    except DataError:
-        return False
-    return states == {part: stored.source for part, stored in prepared.manifest.parts.items()}
 
 
 def _description(dataset: ImageDataset, size: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Building a prepared dataset in a hidden folder, part by part."""
+"""Building a prepared dataset in a hidden folder, pool by pool."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from randlora.data.decode import decode_into
 from randlora.data.errors import DataError, DiskError
-from randlora.data.prepared_manifest import MANIFEST, SCHEMA, Manifest, PartManifest, description_digest
+from randlora.data.prepared_manifest import MANIFEST, SCHEMA, Manifest, PoolManifest, description_digest
+from randlora.data.prepared_parts import MemberCounter, StoredPart, pools_of, stored_name
 from randlora.data.prepared_stamp import source_stamp, source_state
-from randlora.data.prepared_writer import PartWriter, finished_part, flush_folder, write_durably
-from randlora.data.splits import PARTS
+from randlora.data.prepared_writer import PoolWriter, finished_pool, flush_folder, write_durably
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from randlora.data.images import ImageDataset
     from randlora.data.raw import RawSplit
-    from randlora.data.splits import Part
 
 ORIGIN = "origin.txt"
 DECODERS = ("torch", "numpy", "pillow", "datasets")
@@ -39,21 +38,21 @@ class Event:
 
     Attributes:
         kind: ``waiting`` for another process; ``outdated``: the source has changed since it was prepared; ``reading`` a
-            part (a download may follow); ``decoding`` it; ``kept``: an interrupted preparation had completed the part;
-            ``done``: the part is complete.
+            pool (a download may follow); ``decoding`` it; ``kept``: an interrupted preparation had completed the pool;
+            ``done``: the pool is complete.
         dataset: name of the dataset.
-        part: the part in question; None for the first two kinds.
+        pool: the pool in question, such as ``train+validation``; None for the first two kinds.
         done: images decoded so far.
         total: images to decode, None where only reading tells.
-        manifest: the part's, for ``kept`` and ``done``.
+        manifest: the pool's, for ``kept`` and ``done``.
     """
 
     kind: Literal["waiting", "outdated", "reading", "decoding", "kept", "done"]
     dataset: str
-    part: Part | None = None
+    pool: str | None = None
     done: int = 0
     total: int | None = None
-    manifest: PartManifest | None = None
+    manifest: PoolManifest | None = None
 
 
 OnProgress = Callable[[Event], None]
@@ -64,16 +63,11 @@ def default_workers() -> int:
     return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
 
 
-def parts_of(dataset: ImageDataset) -> tuple[Part, ...]:
-    """Return the parts that a dataset has; not all have validation images of their own."""
-    return tuple(part for part in PARTS if part != "validation" or dataset.splits.has_validation)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Builder:
-    """One preparation: decodes every part into ``folder`` and completes it with the manifest.
+    """One preparation: decodes every pool into ``folder`` and completes it with the manifest.
 
-    Parts that an interrupted preparation completed are kept where what they were read from is still the same.
+    Pools that an interrupted preparation completed are kept where what they were read from is still the same.
     """
 
     dataset: ImageDataset
@@ -85,9 +79,9 @@ class Builder:
     on_progress: OnProgress
 
     def build(self) -> Manifest:
-        """Write all parts and the manifest.
+        """Write all pools and the manifest.
 
-        After an error of the data or the disk the folder is gone; after an interruption its complete parts are left.
+        After an error of the data or the disk the folder is gone; after an interruption its complete pools are left.
 
         Raises:
             DataError: if the data is missing or not as described; a DiskError if the disk refuses it.
@@ -97,9 +91,9 @@ class Builder:
                 self._enter()
             # before anything is read: a source that changes meanwhile is found out later
             stamp = source_stamp(self.dataset.chosen, self.root)
-            parts: dict[str, PartManifest] = {part: self._part(part) for part in parts_of(self.dataset)}
+            pools = {name: self._pool(name, parts) for name, parts in pools_of(self.dataset).items()}
             with writing(self.folder):
-                return self._complete(parts, stamp)
+                return self._complete(pools, stamp)
         except DataError:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
@@ -113,53 +107,93 @@ class Builder:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_durably(path, origin)
 
-    def _part(self, part: Part) -> PartManifest:
-        self.on_progress(Event(kind="reading", dataset=self.dataset.name, part=part))
+    def _pool(self, name: str, parts: Mapping[str, StoredPart]) -> PoolManifest:
+        self.on_progress(Event(kind="reading", dataset=self.dataset.name, pool=name))
+        first = next(iter(parts.values())).part
         try:
-            raw = self.dataset.open(part, root=self.root, progress=True)
+            raw = self.dataset.open_pool(first, root=self.root, progress=True)
         except OSError as error:
             raise DiskError(
-                f"{self.dataset.where(part)}: cannot download it: {_reason(error)}; free some space, or move the "
+                f"{self.dataset.where(first)}: cannot download it: {_reason(error)}; free some space, or move the "
                 "cache of the Hugging Face libraries with HF_HOME"
             ) from error
         state = source_state(self.dataset.chosen, raw, root=self.root)
-        kept = finished_part(self.folder, part)
+        kept = finished_pool(self.folder, name)
         if kept is not None and state is not None and kept.source == state:
-            self.on_progress(Event(kind="kept", dataset=self.dataset.name, part=part, manifest=kept))
+            self._hold(kept, parts)
+            self.on_progress(Event(kind="kept", dataset=self.dataset.name, pool=name, manifest=kept))
             return kept
+        raw = replace(raw, read_labels=cache(raw.read_labels))  # every part asks for them
+        counters = {part: MemberCounter(stored, raw) for part, stored in parts.items()}
+        self._hold_lengths(raw, parts, counters)
         with writing(self.folder):
-            writer = PartWriter(self.folder, part, size=self.size)
+            writer = PoolWriter(self.folder, name, size=self.size)
         try:
-            manifest = self._fill(writer, raw, part, state)
+            manifest = self._fill(writer, raw, counters, where=self.dataset.where(first), state=state)
+            self._hold(manifest, parts)
         except BaseException:
             writer.discard()
             raise
-        self.on_progress(Event(kind="done", dataset=self.dataset.name, part=part, manifest=manifest))
+        self.on_progress(Event(kind="done", dataset=self.dataset.name, pool=name, manifest=manifest))
         return manifest
 
-    def _fill(self, writer: PartWriter, raw: RawSplit, part: Part, state: str | None) -> PartManifest:
-        event = partial(Event, kind="decoding", dataset=self.dataset.name, part=part, total=raw.n_rows)
+    def _hold_lengths(
+        self, raw: RawSplit, parts: Mapping[str, StoredPart], counters: Mapping[str, MemberCounter]
+    ) -> None:
+        """Hold the numbers of images to the description, as far as they are known before anything is decoded."""
+        for part in self._asked(parts):
+            positions = counters[part].positions
+            length = raw.n_rows if positions is None else len(positions)
+            if length is not None:
+                self.dataset.check_size(parts[part].part, length)
 
-        def store(image: Tensor, label: int) -> None:
+    def _hold(self, manifest: PoolManifest, parts: Mapping[str, StoredPart]) -> None:
+        """Hold what was decoded to the description."""
+        for part in self._asked(parts):
+            found = manifest.parts[part]
+            self.dataset.check(parts[part].part, per_class=found.per_class, n_skipped=len(found.skipped))
+
+    def _asked(self, parts: Mapping[str, StoredPart]) -> list[str]:
+        """Return the stored parts that the dataset itself has; another ``train_on`` is held to it when it is asked."""
+        train_on = self.dataset.splits.train_on
+        names = (stored_name(stored.part, train_on=train_on, stored=parts) for stored in parts.values())
+        return list(dict.fromkeys(names))
+
+    def _fill(
+        self,
+        writer: PoolWriter,
+        raw: RawSplit,
+        counters: Mapping[str, MemberCounter],
+        *,
+        where: str,
+        state: str | None,
+    ) -> PoolManifest:
+        event = partial(Event, kind="decoding", dataset=self.dataset.name, pool=writer.pool, total=raw.n_rows)
+
+        def store(image: Tensor, label: int, index: int) -> None:
             with writing(self.folder):
                 writer.append(image, label=label)
+            for counter in counters.values():
+                counter.add(image, index)
             self.on_progress(event(done=writer.images))
 
         found = decode_into(
             raw,
-            where=self.dataset.where(part),
+            where=where,
             size=self.size,
             on_unreadable=self.dataset.on_unreadable,
             sink=store,
             workers=self.workers,
         )
-        self.dataset.check(part, labels=found.labels, n_skipped=len(found.skipped))
+        n_classes = len(self.dataset.classes)
+        members = {
+            part: counter.members(found, size=self.size, n_classes=n_classes) for part, counter in counters.items()
+        }
         with writing(self.folder):
-            return writer.finish(
-                n_classes=len(self.dataset.classes), skipped=found.skipped, source=state, digest=found.digest
-            )
+            per_class = found.labels.bincount(minlength=n_classes).tolist()
+            return writer.finish(members, per_class=per_class, skipped=found.skipped, source=state)
 
-    def _complete(self, parts: Mapping[str, PartManifest], stamp: str | None) -> Manifest:
+    def _complete(self, pools: Mapping[str, PoolManifest], stamp: str | None) -> Manifest:
         manifest = Manifest(
             schema=SCHEMA,
             dataset=self.dataset.name,
@@ -169,11 +203,11 @@ class Builder:
             stamp=stamp,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions={name: version(name) for name in DECODERS},
-            bytes=sum(file.bytes for part in parts.values() for file in part.files.values()),
-            parts=dict(parts),
+            bytes=sum(file.bytes for pool in pools.values() for file in pool.all_files),
+            pools=dict(pools),
         )
         write_durably(self.folder / MANIFEST, manifest.to_json())
-        for name in (ORIGIN, *(f"{part}.json" for part in parts)):
+        for name in (ORIGIN, *(f"{pool}.json" for pool in pools)):
             (self.folder / name).unlink()
         flush_folder(self.folder)
         return manifest

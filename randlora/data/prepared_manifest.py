@@ -15,10 +15,12 @@ from typing import Any
 
 from randlora.data.errors import DataError
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
+APART = "train_without_validation"  # the other training part, where validation images are drawn out of training
 DIGITS = 12  # of a description's digest in a folder's name
-# what decides pixels and membership; prompts, licence and citation may change without preparing again
+# what decides pixels and membership; prompts, licence and citation may change without preparing again, and so may
+# splits.train_on, since both training parts are there
 DECIDING = ("name", "version", "splits", "classes", "on_unreadable")
 
 
@@ -40,34 +42,70 @@ class ArrayFile:
     bytes: int
     sha256: str
 
+    @classmethod
+    def from_plain(cls, data: Mapping[str, Any]) -> ArrayFile:
+        """Return the file of what ``dataclasses.asdict`` and JSON made of it."""
+        return cls(**{**data, "shape": tuple(data["shape"])})
+
 
 @dataclass(frozen=True, kw_only=True)
 class PartManifest:
-    """What was stored of one part.
+    """A part: which of the images of its pool it consists of.
 
     Attributes:
         images: how many there are.
         per_class: how many of each class, in label order.
         skipped: positions in the part of images that could not be read and were left out.
-        source: what the part was read from (see ``prepared_stamp.source_state``), None where nothing tells.
         digest: digest of the part as runs record it.
-        files: ``images`` (uint8, n x 3 x size x size), ``labels`` and ``positions`` (int64, n): the place of
-            each stored image among the rows that ``ImageDataset.open`` yields.
+        rows: their places in the arrays of the pool (int64, n), ascending; None: all of them.
+    """
+
+    images: int
+    per_class: tuple[int, ...]
+    skipped: tuple[int, ...]
+    digest: str
+    rows: ArrayFile | None
+
+    @classmethod
+    def from_plain(cls, data: Mapping[str, Any]) -> PartManifest:
+        """Return the manifest of what ``dataclasses.asdict`` and JSON made of it."""
+        rows = None if data["rows"] is None else ArrayFile.from_plain(data["rows"])
+        lists = {name: tuple(data[name]) for name in ("per_class", "skipped")}
+        return cls(**{**data, **lists, "rows": rows})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolManifest:
+    """Images that are stored together, and the parts that are taken from them.
+
+    Attributes:
+        images: how many there are.
+        per_class: how many of each class, in label order.
+        skipped: positions in the pool of images that could not be read and were left out.
+        source: what the pool was read from (see ``prepared_stamp.source_state``), None where nothing tells.
+        files: ``images`` (uint8, n x 3 x size x size) and ``labels`` (int64, n).
+        parts: by the name they are stored under (see ``prepared_parts``).
     """
 
     images: int
     per_class: tuple[int, ...]
     skipped: tuple[int, ...]
     source: str | None
-    digest: str
     files: Mapping[str, ArrayFile]
+    parts: Mapping[str, PartManifest]
+
+    @property
+    def all_files(self) -> tuple[ArrayFile, ...]:
+        """Its arrays and those of its parts."""
+        return (*self.files.values(), *(part.rows for part in self.parts.values() if part.rows is not None))
 
     @classmethod
-    def from_plain(cls, data: Mapping[str, Any]) -> PartManifest:
+    def from_plain(cls, data: Mapping[str, Any]) -> PoolManifest:
         """Return the manifest of what ``dataclasses.asdict`` and JSON made of it."""
-        files = {kind: ArrayFile(**{**entry, "shape": tuple(entry["shape"])}) for kind, entry in data["files"].items()}
+        files = {kind: ArrayFile.from_plain(entry) for kind, entry in data["files"].items()}
+        parts = {name: PartManifest.from_plain(part) for name, part in data["parts"].items()}
         lists = {name: tuple(data[name]) for name in ("per_class", "skipped")}
-        return cls(**{**data, **lists, "files": files})
+        return cls(**{**data, **lists, "files": files, "parts": parts})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +122,7 @@ class Manifest:
         created: when, in UTC (ISO 8601).
         versions: of the libraries that decoded.
         bytes: size of all arrays.
-        parts: by name.
+        pools: by name.
     """
 
     schema: int
@@ -96,7 +134,16 @@ class Manifest:
     created: str
     versions: Mapping[str, str]
     bytes: int
-    parts: Mapping[str, PartManifest]
+    pools: Mapping[str, PoolManifest]
+
+    @property
+    def parts(self) -> dict[str, PartManifest]:
+        """The parts of all pools by the name they are stored under."""
+        return {name: part for pool in self.pools.values() for name, part in pool.parts.items()}
+
+    def pool_of(self, part: str) -> PoolManifest:
+        """Return the pool of a stored part."""
+        return next(pool for pool in self.pools.values() if part in pool.parts)
 
     def to_json(self) -> str:
         """Return the text of ``manifest.json``."""
@@ -112,6 +159,7 @@ def describe(description: Mapping[str, Any], *, size: int) -> dict[str, Any]:
     """
     chosen = description["source"]
     deciding = {name: description[name] for name in DECIDING}
+    deciding["splits"] = {key: value for key, value in description["splits"].items() if key != "train_on"}
     return {**deciding, "source": description["sources"][chosen], "size": size}
 
 
@@ -141,10 +189,10 @@ def plain_fields(value: Any) -> Any:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Return the manifest of a prepared folder, None if there is no such folder.
+    """Return the manifest of a prepared folder, None if there is no such folder or an older version left it.
 
     Raises:
-        DataError: if it cannot be read or is of another schema.
+        DataError: if it cannot be read or is of a newer schema.
     """
     path = folder / MANIFEST
     try:
@@ -154,10 +202,12 @@ def read_manifest(folder: Path) -> Manifest | None:
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}; {remedy(folder)}") from error
     try:
-        if data["schema"] != SCHEMA:
+        if data["schema"] < SCHEMA:
+            return None
+        if data["schema"] > SCHEMA:
             raise DataError(f"{path} has schema {data['schema']}, this version reads {SCHEMA}; {remedy(folder)}")
-        parts = {name: PartManifest.from_plain(part) for name, part in data["parts"].items()}
-        return Manifest(**{**data, "parts": parts})
+        pools = {name: PoolManifest.from_plain(pool) for name, pool in data["pools"].items()}
+        return Manifest(**{**data, "pools": pools})
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} is not a manifest of prepared data ({type(error).__name__}: {error}); {remedy(folder)}"

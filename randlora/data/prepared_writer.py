@@ -1,4 +1,4 @@
-"""Writing one part of a prepared dataset row by row: its arrays grow on the disk and are never held in memory."""
+"""Writing one pool of a prepared dataset row by row: its arrays grow on the disk and are never held in memory."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from randlora.data.prepared_manifest import ArrayFile, PartManifest
+from randlora.data.prepared_manifest import ArrayFile, PartManifest, PoolManifest
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
     from torch import Tensor
 
-IMAGES, LABELS, POSITIONS = KINDS = ("images", "labels", "positions")
+    from randlora.data.prepared_parts import Members
+
+IMAGES, LABELS = KINDS = ("images", "labels")
 
 
 class GrowingArray:
@@ -72,53 +74,67 @@ class GrowingArray:
         np.lib.format.write_array_header_1_0(self._file, header)
 
 
-class PartWriter:
-    """The arrays of one part, ``<part>.images.npy``, ``<part>.labels.npy`` and ``<part>.positions.npy``.
+class PoolWriter:
+    """The arrays of one pool, ``<pool>.images.npy`` and ``<pool>.labels.npy``, and ``<part>.rows.npy`` of its parts.
 
-    Once they are complete, ``<part>.json`` says so: it is what an interrupted preparation goes on from.
+    Once they are complete, ``<pool>.json`` says so: it is what an interrupted preparation goes on from.
     """
 
-    def __init__(self, folder: Path, part: str, *, size: int) -> None:
+    def __init__(self, folder: Path, pool: str, *, size: int) -> None:
         self.folder = folder
-        self.part = part
-        row = {IMAGES: (3, size, size), LABELS: (), POSITIONS: ()}
-        dtypes = {IMAGES: "|u1", LABELS: "<i8", POSITIONS: "<i8"}
-        self._counts: dict[int, int] = {}
+        self.pool = pool
+        row = {IMAGES: (3, size, size), LABELS: ()}
+        dtypes = {IMAGES: "|u1", LABELS: "<i8"}
         self._arrays: dict[str, GrowingArray] = {}
         for kind in KINDS:
-            path = folder / f"{part}.{kind}.npy"
+            path = folder / f"{pool}.{kind}.npy"
             self._arrays[kind] = GrowingArray(path, dtype=dtypes[kind], row=row[kind])
 
     def append(self, image: UInt8[Tensor, "3 size size"], *, label: int) -> None:
         """Append one image."""
         self._arrays[IMAGES].append(image.contiguous().numpy().data, rows=1)
         self._arrays[LABELS].append(_int64(label), rows=1)
-        self._counts[label] = self._counts.get(label, 0) + 1
 
     @property
     def images(self) -> int:
         """How many images were appended."""
         return self._arrays[IMAGES].rows
 
-    def finish(self, *, n_classes: int, skipped: Sequence[int], source: str | None, digest: str) -> PartManifest:
-        """Complete the arrays and leave ``<part>.json`` beside them.
+    def finish(
+        self, members: Mapping[str, Members], *, per_class: Sequence[int], skipped: Sequence[int], source: str | None
+    ) -> PoolManifest:
+        """Complete the arrays and leave ``<pool>.json`` beside them.
 
-        ``skipped`` are the rows of the part that have no image: the others are the positions of the images.
+        Args:
+            members: the parts by the name they are stored under.
+            per_class: images of each class in the pool.
+            skipped: positions in the pool of what could not be read.
+            source: what it was read from.
         """
-        left_out = set(skipped)
-        for position in range(self.images + len(left_out)):
-            if position not in left_out:
-                self._arrays[POSITIONS].append(_int64(position), rows=1)
-        manifest = PartManifest(
+        manifest = PoolManifest(
             images=self.images,
-            per_class=tuple(self._counts.get(label, 0) for label in range(n_classes)),
+            per_class=tuple(per_class),
             skipped=tuple(skipped),
             source=source,
-            digest=digest,
             files={kind: grown.close() for kind, grown in self._arrays.items()},
+            parts={name: self._part(name, part) for name, part in members.items()},
         )
-        write_durably(self.folder / f"{self.part}.json", json.dumps(dataclasses.asdict(manifest)))
+        write_durably(self.folder / f"{self.pool}.json", json.dumps(dataclasses.asdict(manifest)))
         return manifest
+
+    def _part(self, name: str, members: Members) -> PartManifest:
+        rows = None
+        if members.rows is not None:
+            self._arrays[name] = grown = GrowingArray(self.folder / f"{name}.rows.npy", dtype="<i8", row=())
+            grown.append(members.rows.contiguous().numpy().data.cast("B"), rows=len(members.rows))
+            rows = grown.close()
+        return PartManifest(
+            images=sum(members.per_class),
+            per_class=members.per_class,
+            skipped=members.skipped,
+            digest=members.digest,
+            rows=rows,
+        )
 
     def discard(self) -> None:
         """Remove what was written."""
@@ -130,13 +146,13 @@ def _int64(number: int) -> bytes:
     return number.to_bytes(8, "little", signed=True)
 
 
-def finished_part(folder: Path, part: str) -> PartManifest | None:
-    """Return the manifest that a complete part of an interrupted preparation left, None where there is no such part."""
+def finished_pool(folder: Path, pool: str) -> PoolManifest | None:
+    """Return the manifest that a complete pool of an interrupted preparation left, None where there is no such pool."""
     try:
-        manifest = PartManifest.from_plain(json.loads((folder / f"{part}.json").read_text(encoding="utf-8")))
-        whole = all((folder / file.name).stat().st_size == file.bytes for file in manifest.files.values())
+        manifest = PoolManifest.from_plain(json.loads((folder / f"{pool}.json").read_text(encoding="utf-8")))
+        whole = all((folder / file.name).stat().st_size == file.bytes for file in manifest.all_files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # whatever is wrong with it, the part is made again
+        return None  # whatever is wrong with it, the pool is made again
     return manifest if whole else None
 
 

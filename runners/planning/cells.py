@@ -130,7 +130,7 @@ class Counter:
         key = (dataset.name, dataset.identity, pixels)
         if key not in self._sizes:
             prepared = PreparedStore(folder=run.machine.prepared_path).find(dataset, pixels)
-            parts = {} if prepared is None else prepared.manifest.parts
+            parts = {} if prepared is None else prepared.parts
             self._sizes[key] = {
                 part: parts[part].images if part in parts else _stated(dataset, part)
                 for part in ("train", "validation", "test")

@@ -18,7 +18,7 @@ STOP_AT = 3  # images of the test part
 
 def main(root: Path, how: str) -> None:
     def on_progress(event: Event) -> None:
-        if (event.kind, event.part, event.done) != ("decoding", "test", STOP_AT):
+        if (event.kind, event.pool, event.done) != ("decoding", "test", STOP_AT):
             return
         if how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)

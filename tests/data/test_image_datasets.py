@@ -215,12 +215,11 @@ def test_decoding_passes_images_on_one_by_one(tmp_path: Path) -> None:
     raw = dataset.open("train", root=tmp_path)
     assert raw.n_rows == 3
     assert list(raw.read_labels()) == [0, 0, 1]
-    found = decode_into(
-        raw, where="here", size=8, on_unreadable="skip", sink=lambda image, label: taken.append((image, label))
-    )
+    found = decode_into(raw, where="here", size=8, on_unreadable="skip", sink=lambda *given: taken.append(given))
     whole = dataset.load(part="train", size=8, root=tmp_path)
-    assert torch.equal(torch.stack([image for image, _ in taken]), whole.images)
-    assert [label for _, label in taken] == whole.labels.tolist() == found.labels.tolist() == [0, 1]
+    assert torch.equal(torch.stack([image for image, _, _ in taken]), whole.images)
+    assert [index for _, _, index in taken] == [0, 2]
+    assert [label for _, label, _ in taken] == whole.labels.tolist() == found.labels.tolist() == [0, 1]
     assert found.skipped == whole.skipped == (1,)
     assert found.digest == whole.digest
 

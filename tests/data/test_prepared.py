@@ -19,10 +19,11 @@ from tiny_images import ROOT, describe, official, parquet, png, write_parquet
 from randlora.data.errors import DataError
 from randlora.data.images import ImageDataset
 from randlora.data.prepared import Prepared, PreparedStore
-from randlora.data.prepared_build import Event, parts_of
+from randlora.data.prepared_build import Event
 from randlora.data.prepared_check import description_problems
 from randlora.data.prepared_manifest import describe as deciding
 from randlora.data.prepared_manifest import plain_fields
+from randlora.data.prepared_parts import parts_of
 from randlora.data.sources import ImageFolderSource
 from randlora.data.splits import RandomSplits, TrainOn, split_digest
 
@@ -52,22 +53,21 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def kinds(events: list[Event]) -> list[tuple[str, str | None]]:
     telling = [event for event in events if event.kind not in ("reading", "decoding")]
-    return list(dict.fromkeys((event.kind, event.part) for event in telling))
+    return list(dict.fromkeys((event.kind, event.pool) for event in telling))
 
 
 def test_parts_are_those_that_decoding_gives(tiny: ImageDataset, store: PreparedStore, tmp_path: Path) -> None:
     store.prepare(tiny, 8, root=tmp_path)
     found = PreparedStore(folder=store.folder).find(tiny, 8)
     assert found is not None
-    assert found.parts == ("train", "validation", "test")
+    assert tuple(found.parts) == ("train", "validation", "test")
     for part in found.parts:
         direct, prepared = tiny.load(part=part, size=8, root=tmp_path), found.part(part)
         assert torch.equal(prepared.images, direct.images)
         assert torch.equal(prepared.labels, direct.labels)
         assert (prepared.digest, prepared.skipped) == (direct.digest, ())
-        assert found.positions(part).tolist() == list(range(len(direct)))
-        assert found.problems(part) == ()
-        assert found.manifest.parts[part].per_class == tuple(direct.labels.bincount(minlength=2).tolist())
+        assert found.parts[part].per_class == tuple(direct.labels.bincount(minlength=2).tolist())
+    assert found.problems() == {}
     assert tiny.load(part="test", size=8, root=Path("nowhere"), store=store).digest == found.part("test").digest
     assert found.manifest.bytes == sum(map(len, contents(found.folder).values()))
 
@@ -87,7 +87,14 @@ def test_real_images_are_mapped_and_not_read(embedded: Callable[[str], ImageData
 def test_threads_change_no_bit(workers: int, tiny: ImageDataset, tmp_path: Path) -> None:
     one, several = (PreparedStore(folder=tmp_path / name) for name in ("one", "several"))
     expected = contents(one.prepare(tiny, 8, root=tmp_path, workers=1).folder)
-    assert len(expected) == 9
+    assert sorted(expected) == [
+        "test.images.npy",
+        "test.labels.npy",
+        "train+validation.images.npy",
+        "train+validation.labels.npy",
+        "train_without_validation.rows.npy",
+        "validation.rows.npy",
+    ]
     assert contents(several.prepare(tiny, 8, root=tmp_path, workers=workers).folder) == expected
 
 
@@ -97,7 +104,6 @@ def test_threads_change_no_bit(workers: int, tiny: ImageDataset, tmp_path: Path)
         {"version": 2},
         {"classes": ["kitten", "dog"]},
         {"splits": official(hold_out=5)},
-        {"splits": official(hold_out=4, train_on="without_validation")},
         {"sources": {"here": parquet("elsewhere")}},
         {"on_unreadable": "skip"},
         {"name": "other"},
@@ -112,10 +118,13 @@ def test_what_decides_pixels_or_members_has_a_folder_of_its_own(
     assert store.path(tiny, 8) != store.path(tiny, 9)
 
 
-def test_words_sizes_and_unused_sources_do_not_decide(tiny: ImageDataset, store: PreparedStore) -> None:
+def test_words_sizes_unused_sources_and_the_training_part_do_not_decide(
+    tiny: ImageDataset, store: PreparedStore
+) -> None:
     places = {"here": parquet(), "there": parquet("elsewhere")}
     other = describe(splits=official(hold_out=4), sources=places, prompt="a {class}", licence="MIT", sizes=None)
     assert store.path(other, 8) == store.path(tiny, 8)
+    assert store.path(tiny.without_validation(), 8) == store.path(tiny, 8)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -132,10 +141,9 @@ def test_unreadable_images_are_left_out_and_reported(tmp_path: Path, store: Prep
         write_parquet(tmp_path / "tiny" / f"{split}.parquet", images, [0, 1, 1, 0, 1], ["cat", "dog"])
     found = store.prepare(describe(on_unreadable="skip", sizes={"train": 5}), 8, root=tmp_path)
     assert found.part("train").skipped == (1, 3)
-    assert found.positions("train").tolist() == [0, 2, 4]
     assert found.part("train").labels.tolist() == [0, 1, 1]
     assert found.part("train").images.shape == (3, 3, 8, 8)
-    assert found.manifest.parts["train"].per_class == (1, 2)
+    assert found.parts["train"].per_class == (1, 2)
 
 
 def test_a_dataset_without_validation_part(store: PreparedStore, tmp_path: Path) -> None:
@@ -191,32 +199,38 @@ def test_a_folder_with_another_image_is_prepared_again(store: PreparedStore, tmp
 
 
 def damage_cut(folder: Path) -> None:
-    with (folder / "train.images.npy").open("r+b") as file:
+    with (folder / "train+validation.images.npy").open("r+b") as file:
         file.truncate(500)
 
 
 def damage_shape(folder: Path) -> None:
-    path = folder / "train.images.npy"
+    path = folder / "train+validation.images.npy"
     images = np.load(path)
     np.save(path, images.reshape(len(images), 3, 4, 16))
 
 
 def damage_missing(folder: Path) -> None:
-    (folder / "train.labels.npy").unlink()
+    (folder / "train+validation.labels.npy").unlink()
 
 
 def damage_garbage(folder: Path) -> None:
-    path = folder / "train.images.npy"
+    path = folder / "train+validation.images.npy"
     path.write_bytes(b"x" * path.stat().st_size)
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (damage_cut, r"train\.images\.npy has 500 bytes, the manifest states [\d,]+; delete the folder .* again$"),
-        (damage_shape, r"train\.images\.npy holds \|u1 of shape \(20, 3, 4, 16\), the manifest states .*; delete"),
-        (damage_missing, r"cannot read .*train\.labels\.npy: .*; delete the folder"),
-        (damage_garbage, r"cannot read .*train\.images\.npy: .*; delete the folder"),
+        (
+            damage_cut,
+            r"train\+validation\.images\.npy has 500 bytes, the manifest states [\d,]+; delete the folder .* again$",
+        ),
+        (
+            damage_shape,
+            r"train\+validation\.images\.npy holds \|u1 of shape \(20, 3, 4, 16\), the manifest states .*; delete",
+        ),
+        (damage_missing, r"cannot read .*train\+validation\.labels\.npy: .*; delete the folder"),
+        (damage_garbage, r"cannot read .*train\+validation\.images\.npy: .*; delete the folder"),
     ],
 )
 def test_a_damaged_array_is_an_error_that_names_file_and_remedy(
@@ -228,21 +242,23 @@ def test_a_damaged_array_is_an_error_that_names_file_and_remedy(
     assert again is not None
     with pytest.raises(DataError, match=message):
         again.part("train")
-    assert len(again.problems("train")) == 1
+    assert len(again.problems()) == 1
     assert len(again.part("test")) == 7
 
 
-@pytest.mark.parametrize("kind", ["images", "labels", "positions"])
+@pytest.mark.parametrize("name", ["test.images.npy", "train+validation.labels.npy", "validation.rows.npy"])
 def test_an_altered_byte_is_found_by_its_digest(
-    kind: str, tiny: ImageDataset, store: PreparedStore, tmp_path: Path
+    name: str, tiny: ImageDataset, store: PreparedStore, tmp_path: Path
 ) -> None:
     found = store.prepare(tiny, 8, root=tmp_path)
-    with (found.folder / f"test.{kind}.npy").open("r+b") as file:
+    assert found.problems() == {}
+    with (found.folder / name).open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\x07")
-    assert found.problems("train") == ()
-    (problem,) = found.problems("test")
-    assert f"test.{kind}.npy was altered" in problem
+    problems = found.problems()
+    assert list(problems) == [name]
+    assert f"{name} was altered" in problems[name]
+    assert name in found.files_of("validation" if "validation" in name else "test")
 
 
 @pytest.mark.parametrize(
@@ -250,7 +266,7 @@ def test_an_altered_byte_is_found_by_its_digest(
     [
         ("{", "cannot read .*manifest.json: .*; delete the folder"),
         ("{}", "manifest.json is not a manifest of prepared data .*; delete the folder"),
-        (json.dumps({"schema": 99}), "manifest.json has schema 99, this version reads 1; delete the folder"),
+        (json.dumps({"schema": 99}), "manifest.json has schema 99, this version reads 2; delete the folder"),
     ],
 )
 def test_a_manifest_that_is_none(
@@ -260,6 +276,16 @@ def test_a_manifest_that_is_none(
     (found.folder / "manifest.json").write_text(text)
     with pytest.raises(DataError, match=message):
         store.find(tiny, 8)
+
+
+def test_what_an_older_version_prepared_is_prepared_again(
+    tiny: ImageDataset, store: PreparedStore, tmp_path: Path
+) -> None:
+    folder = store.prepare(tiny, 8, root=tmp_path).folder
+    (folder / "manifest.json").write_text(json.dumps({"schema": 1}))
+    assert store.find(tiny, 8) is None
+    assert len(store.prepare(tiny, 8, root=tmp_path).part("train")) == 20
+    assert store.find(tiny, 8) is not None
 
 
 @pytest.mark.parametrize("wrong", [{"size": 0}, {"workers": 0}])

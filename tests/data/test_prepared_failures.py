@@ -55,7 +55,7 @@ def start(root: Path, how: str) -> subprocess.Popen[bytes]:
 
 
 def told(events: list[Event]) -> list[tuple[str, str | None]]:
-    return [(event.kind, event.part) for event in events if event.kind in ("kept", "done", "waiting", "outdated")]
+    return [(event.kind, event.pool) for event in events if event.kind in ("kept", "done", "waiting", "outdated")]
 
 
 def undisturbed(root: Path, dataset: ImageDataset = TINY) -> dict[str, bytes]:
@@ -75,10 +75,10 @@ def test_a_killed_writer_leaves_nothing_whole_and_the_next_one_goes_on(
     events: list[Event] = []
     found = store.prepare(TINY, 8, root=tmp_path, on_progress=events.append)
     before = "done" if changed else "kept"
-    assert told(events) == [(before, "train"), (before, "validation"), ("done", "test")]
+    assert told(events) == [(before, "train+validation"), ("done", "test")]
     assert contents(found.folder) == undisturbed(tmp_path)
     assert left(store) == sorted([*contents(found.folder), "manifest.json"])
-    assert [found.problems(part) for part in found.parts] == [(), (), ()]
+    assert found.problems() == {}
 
 
 def test_of_two_at_once_one_prepares_and_the_other_waits(store: PreparedStore, tmp_path: Path) -> None:
@@ -101,32 +101,36 @@ def test_of_two_at_once_one_prepares_and_the_other_waits(store: PreparedStore, t
     assert contents(found.folder) == undisturbed(tmp_path)
 
 
-def test_an_interruption_keeps_complete_parts_alone(store: PreparedStore, tmp_path: Path) -> None:
+def test_an_interruption_keeps_complete_pools_alone(store: PreparedStore, tmp_path: Path) -> None:
     def interrupt(event: Event) -> None:
-        if (event.kind, event.part, event.done) == ("decoding", "validation", 2):
+        if (event.kind, event.pool, event.done) == ("decoding", "validation", 2):
             raise KeyboardInterrupt
 
+    write_parquet(tmp_path / "tiny" / "val.parquet", [png(k) for k in range(5)], [0] * 5, ["cat", "dog"])
+    splits = {"train": ["train"], "validation": ["val"], "test": ["test"]}
+    dataset = describe(parquet(splits=splits), splits=official(validation=["validation"]))
     with pytest.raises(KeyboardInterrupt):
-        store.prepare(TINY, 8, root=tmp_path, on_progress=interrupt)
+        store.prepare(dataset, 8, root=tmp_path, on_progress=interrupt)
     assert [name for name in left(store) if name.endswith(".images.npy")] == ["train.images.npy"]
     events: list[Event] = []
-    store.prepare(TINY, 8, root=tmp_path, on_progress=events.append)
+    found = store.prepare(dataset, 8, root=tmp_path, on_progress=events.append)
     assert told(events) == [("kept", "train"), ("done", "validation"), ("done", "test")]
+    assert [len(found.part(part)) for part in found.parts] == [20, 5, 7]
 
 
-def test_a_leftover_part_that_was_cut_is_made_again(store: PreparedStore, tmp_path: Path) -> None:
+def test_a_leftover_pool_that_was_cut_is_made_again(store: PreparedStore, tmp_path: Path) -> None:
     def interrupt(event: Event) -> None:
-        if event.part == "test":
+        if event.pool == "test":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         store.prepare(TINY, 8, root=tmp_path, on_progress=interrupt)
-    (leftover,) = store.folder.rglob("train.images.npy")
+    (leftover,) = store.folder.rglob("train+validation.images.npy")
     with leftover.open("r+b") as file:
         file.truncate(1000)
     events: list[Event] = []
     found = store.prepare(TINY, 8, root=tmp_path, on_progress=events.append)
-    assert told(events) == [("done", "train"), ("kept", "validation"), ("done", "test")]
+    assert told(events) == [("done", "train+validation"), ("done", "test")]
     assert contents(found.folder) == undisturbed(tmp_path)
 
 

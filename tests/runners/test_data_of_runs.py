@@ -58,7 +58,7 @@ class Watched(DecodedSplit):
     steps: list[int]
 
     def __getattribute__(self, name: str) -> Any:
-        if name == "images":
+        if name in ("stored", "images"):
             object.__getattribute__(self, "looks").append(len(object.__getattribute__(self, "steps")))
         return object.__getattribute__(self, name)
 

@@ -51,7 +51,7 @@ def test_status_tells_of_every_dataset(data: Command) -> None:
     assert {row["verified"] for row in table.values()} == {False}
     assert table["pets3"]["state"] == "here"
     assert table["pets3"]["to_do"] == "randlora data prepare dataset=pets3"
-    assert table["pets3"]["disk_bytes"] == (300 + 30 + 298) * 3 * 224**2
+    assert table["pets3"]["disk_bytes"] == (300 + 298) * 3 * 224**2
     assert table[HUB]["state"] == "missing"
     assert "dataset.sources.folder.path=…" in table["image_folder"]["to_do"]
     assert data("status", "size=32", "dataset=pets3").out.count("randlora data prepare dataset=pets3 size=32") == 1
@@ -234,7 +234,7 @@ def test_a_run_prepares_what_it_needs_and_the_next_one_reads_it(
     run = own.run("method=lora", "method.rank=1")
     record = own.execute(run)
     assert record.status == "ok", record.reason
-    assert "pets3 train: 60 images, 3 classes, 0 skipped" in capsys.readouterr().err
+    assert "pets3 train+validation: 60 images, 3 classes, 0 skipped" in capsys.readouterr().err
     found = PreparedStore(folder=run.machine.prepared_path).find(run.dataset, 32)
     assert found is not None
     parts = found.manifest.parts
