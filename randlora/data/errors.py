@@ -7,5 +7,9 @@ class DataError(RuntimeError):
     """Data is missing, unreadable or not as described; the message says which, where and what to do."""
 
 
+class ScriptError(DataError):
+    """A place of the Hugging Face hub holds a loading script, which the ``datasets`` library no longer runs."""
+
+
 class DiskError(DataError):
     """The disk refuses what is to be stored: it is full, or the folder cannot be written."""

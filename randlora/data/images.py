@@ -12,7 +12,7 @@ import torch
 
 from randlora.checks import is_number
 from randlora.data.decode import DecodedSplit, Unreadable, decode_split
-from randlora.data.errors import DataError
+from randlora.data.errors import DataError, ScriptError
 from randlora.data.labels import LabelMap, relabelled
 from randlora.data.prompts import fill, problem_of_classes, problem_of_templates
 from randlora.data.raw import RawSplit, Source, join
@@ -234,7 +234,13 @@ class ImageDataset:
 
     def _joined(self, part: Part, *, root: Path, progress: bool) -> tuple[RawSplit, LabelMap]:
         where = self.where(part)
-        raw = join([self.chosen.open(key, root=root, progress=progress) for key in self.splits.keys(part)], where)
+        try:
+            pieces = [self.chosen.open(key, root=root, progress=progress) for key in self.splits.keys(part)]
+        except ScriptError as error:
+            others = [f"dataset.source={name}" for name in self.sources if name != self.source]
+            instead = f"choose another of its sources ({', '.join(others)})" if others else "add a source without one"
+            raise ScriptError(f"dataset {self.name}: {error}; {instead}") from error
+        raw = join(pieces, where)
         names = self.chosen.label_names
         return raw, LabelMap.between(stated=raw.class_names, label_names=names, classes=self.classes, where=where)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from randlora.data.boxes import Boxes
-from randlora.data.errors import DataError
+from randlora.data.errors import DataError, ScriptError
 from randlora.data.raw import Encoded, RawSplit, Rows, Source
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _NOISY_LOGGERS = ("datasets", "huggingface_hub", "fsspec", "httpx")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_SCRIPT = "scripts are no longer supported"  # the library raises a plain RuntimeError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +153,7 @@ def _n_rows(stream: Any, file: Path | None) -> int | None:
 
 @contextmanager
 def _explained(source: Source, split: str) -> Iterator[None]:
-    """Turn what the libraries raise for bad data into a DataError; a full disk stays an OSError."""
+    """Turn what the libraries raise for bad data into a DataError of one line; a full disk stays an OSError."""
     import datasets
 
     failures = (OSError, ValueError, EOFError, tarfile.TarError, datasets.exceptions.DatasetsError)
@@ -164,9 +165,19 @@ def _explained(source: Source, split: str) -> Iterator[None]:
             if isinstance(cause, OSError) and cause.errno in _FULL:
                 raise cause from error
             cause = cause.__cause__
-        raise DataError(
-            f"cannot read split {split!r} of {source}: {type(error).__name__}: {error}; {source.remedy}"
+        raise DataError(f"cannot read split {split!r} of {source}: {_first_line(error)}; {source.remedy}") from error
+    except RuntimeError as error:
+        if _SCRIPT not in str(error):
+            raise
+        raise ScriptError(
+            f"cannot read split {split!r} of {source}: it needs a loading script, which the datasets library no longer "
+            f"runs ({_first_line(error)})"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip()}" if lines else type(error).__name__
 
 
 @contextmanager

@@ -143,6 +143,34 @@ def test_unreachable_hub_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Mon
         dataset.load(part="train", size=8, root=tmp_path)
 
 
+def test_errors_of_several_lines_keep_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def fail(**arguments: Any) -> None:
+        raise ValueError("no such commit \n\nRequest ID: 1\nEntry not found")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(DataError, match=r"HubSource 'a/b': ValueError: no such commit; check the id") as caught:
+        describe(hub("a/b")).load(part="train", size=8, root=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_source_with_a_loading_script_is_said_with_the_other_sources(tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "copy.py").write_text("# a loading script\n")
+    scripted = hub("copy")
+    places = {"here": scripted, "coop": folder("elsewhere"), "files": parquet()}
+    message = (
+        r"^dataset tiny: cannot read split 'train' of HubSource 'copy': it needs a loading script, which the datasets "
+        r"library no longer runs \(RuntimeError: .* found copy\.py\); choose another of its sources "
+        r"\(dataset\.source=coop, dataset\.source=files\)$"
+    )
+    with pytest.raises(DataError, match=message):
+        describe(sources=places).load(part="train", size=8, root=tmp_path)
+    with pytest.raises(DataError, match=r"add a source without one$"):
+        describe(scripted).load(part="train", size=8, root=tmp_path)
+
+
 def test_hub_rows_go_through_the_same_reader(
     embedded: Callable[[str], ImageDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
