@@ -76,6 +76,7 @@ def predict(shape: StepShape) -> Prediction:
 
 def _predicted(shape: StepShape) -> Prediction:
     gc.collect()
+    gc.freeze()  # what is loaded already need not be gone through while the step runs
     try:
         three_valued = _three_valued(shape) if shape.execution.bases == "compact" else ()
         tracker = StepTracker(block=BLOCKS[shape.device], most_distinct=shape.classes, equal=three_valued)
@@ -87,6 +88,8 @@ def _predicted(shape: StepShape) -> Prediction:
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         raise PredictionError(f"{type(shape.method).__name__}: {type(error).__name__}: {first}") from error
+    finally:
+        gc.unfreeze()
 
 
 @cache

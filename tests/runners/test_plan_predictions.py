@@ -105,7 +105,7 @@ def test_predicted_peak_is_that_of_a_real_step(method: str) -> None:
     assert is_close(predict(shape).peak_bytes, measured_peak(shape))
 
 
-@pytest.mark.parametrize("method", ["dora", "kradapter", "vera"])
+@pytest.mark.parametrize("method", ["kradapter", "vera"])
 def test_predicted_peak_with_rebuilt_weights_is_that_of_a_real_step(method: str) -> None:
     contraction = ["method.contraction=weight"] if method == "vera" else []
     shape = shape_of(*METHODS[method], *contraction, recipe="linear_head", backbone=VIT)
@@ -114,7 +114,7 @@ def test_predicted_peak_with_rebuilt_weights_is_that_of_a_real_step(method: str)
     assert predict(rebuilt).memory.kept_bytes < predict(shape).memory.kept_bytes
 
 
-@pytest.mark.parametrize(("method", "negatives"), [("full_ft", "classes"), ("randlora", "classes"), ("lora", "batch")])
+@pytest.mark.parametrize(("method", "negatives"), [("randlora", "classes"), ("lora", "batch")])
 def test_predicted_peak_of_both_towers_is_that_of_a_real_step(method: str, negatives: str) -> None:
     task = f"recipe.task.negatives={negatives}"
     shape = shape_of("backbone=micro_clip", *METHODS[method], task, recipe="micro_clip")
