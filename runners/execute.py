@@ -14,7 +14,6 @@ import torch
 
 from randlora.data.cache import DecodedCache
 from randlora.data.errors import DiskError
-from randlora.data.shots import few_shot, fraction, split_validation
 from randlora.inject import Adaptation, fingerprint
 from randlora.seeds import seed_for
 from randlora.storage import save_adapter
@@ -24,21 +23,18 @@ from results.record import Parameters, Record, Timing
 from results.store import RecordStore
 from runners.auditing import AuditError, Auditor
 from runners.checkpoint import Checkpointer
-from runners.data_parts import part_reader
 from runners.evaluate import Predictions, predict
-from runners.feeding import training_feed
 from runners.machine import ROOT
 from runners.memory import MemoryMeter
 from runners.plan import Run
 from runners.provenance import provenance
+from runners.run_data import Splits, splits_of
 from runners.trainer import OnStep, TrainingClock, train
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from randlora.data.decode import DecodedSplit
     from randlora.data.feed import Feed
-    from randlora.data.splits import Part
 
 FAILURE = "failure.txt"
 # the machine's trouble and not the run's: no reason for a failed record
@@ -54,17 +50,6 @@ class Bench:
     on_step: OnStep
     cache: DecodedCache = field(default_factory=DecodedCache)
     auditor: Auditor = field(default_factory=Auditor)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Splits:
-    """The images of a run: those it trains on, and those it is judged by."""
-
-    train: Feed
-    judged: DecodedSplit
-    name: str
-    digests: Mapping[str, str]
-    skipped: Mapping[str, int]
 
 
 def execute(run: Run, bench: Bench) -> Record:
@@ -119,7 +104,7 @@ def _outcome(run: Run, bench: Bench, facts: dict[str, Any], *, log_step: Callabl
     with meter.phase("load"):
         facts["weights"] = run.backbone.weights_digest(root=ROOT)
         model = run.backbone.build(root=ROOT, device=device, seed=seed_for(run.seed, "weights"))
-        splits = _splits(run, bench, model, device)
+        splits = splits_of(run, model, cache=bench.cache, device=device, stop=bench.stop)
         facts["digests"] = splits.digests
         vocabulary = Vocabulary(classes=run.dataset.classes, prompt=run.dataset.prompt, templates=run.dataset.templates)
         objective = run.recipe.task.build(backbone=run.backbone, model=model, vocabulary=vocabulary, seed=run.seed)
@@ -163,45 +148,6 @@ def _outcome(run: Run, bench: Bench, facts: dict[str, Any], *, log_step: Callabl
         "memory": meter.memory(),
         "timing": timing,
     }
-
-
-def _splits(run: Run, bench: Bench, model: torch.nn.Module, device: torch.device) -> Splits:
-    recipe, size = run.recipe, run.backbone.image_size(model)
-    name: Part = recipe.evaluate_on
-    held = name == "validation" and recipe.validation_per_class > 0
-    # judged on images of the data set's own validation part: none of them may be trained on
-    dataset = run.dataset if name == "test" or held else run.dataset.without_validation()
-    read = part_reader(bench.cache, run.machine, size=size, stop=bench.stop)
-    everything = read(dataset, "train")
-    labels, seed = everything.labels, seed_for(run.seed, "data")
-    held_out = None
-    if held:
-        held_out = split_validation(labels, seed=seed, per_class=recipe.validation_per_class)
-    if recipe.shots is not None:
-        chosen = few_shot(labels, recipe.shots, seed=seed, held_out=held_out, classes=run.dataset.classes)
-    else:
-        chosen = fraction(labels, recipe.fraction, seed=seed, held_out=held_out)
-    digests, skipped = {"train": everything.digest}, {"train": len(everything.skipped)}
-    if held_out is not None:
-        judged = everything.subset(held_out)
-    else:
-        judged = read(dataset, name)
-        digests[name], skipped[name] = judged.digest, len(judged.skipped)
-    return Splits(
-        train=training_feed(
-            dataset,
-            everything,
-            chosen,
-            recipe=recipe,
-            statistics=run.backbone.image_statistics(model),
-            machine=run.machine,
-            device=device,
-        ),
-        judged=judged,
-        name=name,
-        digests=digests,
-        skipped={split: count for split, count in skipped.items() if count},
-    )
 
 
 def _train(
