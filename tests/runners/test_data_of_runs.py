@@ -11,6 +11,7 @@ import torch
 from lab import STEPS, Lab
 
 import runners.execute
+import runners.run_data
 from randlora.data.cache import DecodedCache
 from randlora.data.decode import DecodedSplit
 from randlora.data.images import ImageDataset
@@ -24,13 +25,13 @@ ONE_STEP = ("method.rank=1", "recipe.max_steps=1")
 def chosen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[DecodedSplit, torch.Tensor]]:
     """The training parts of runs and the positions they chose, in the order of the runs."""
     found: list[tuple[DecodedSplit, torch.Tensor]] = []
-    real = runners.execute.training_feed
+    real = runners.run_data.training_feed
 
     def feed(dataset: ImageDataset, split: DecodedSplit, positions: torch.Tensor, **settings: Any) -> Any:
         found.append((split, positions))
         return real(dataset, split, positions, **settings)
 
-    monkeypatch.setattr(runners.execute, "training_feed", feed)
+    monkeypatch.setattr(runners.run_data, "training_feed", feed)
     return found
 
 
