@@ -64,10 +64,10 @@ def test_a_value_out_of_range_names_field_and_range(recipe: Recipe, field: str, 
         dataclasses.replace(recipe, **{field: value})
 
 
-def test_validation_needs_images_held_out(recipe: Recipe) -> None:
-    with pytest.raises(ValueError, match="needs a validation_per_class of 1 or more"):
-        dataclasses.replace(recipe, evaluate_on="validation", validation_per_class=0)
-    assert dataclasses.replace(recipe, evaluate_on="validation", validation_per_class=2).validation_per_class == 2
+@pytest.mark.parametrize("count", [-1, 1.5, True, None])
+def test_images_held_out_are_a_whole_number(recipe: Recipe, count: object) -> None:
+    with pytest.raises(ValueError, match="validation_per_class"):
+        dataclasses.replace(recipe, evaluate_on="validation", validation_per_class=count)
 
 
 def test_unset_limits_are_allowed(recipe: Recipe) -> None:
