@@ -27,6 +27,7 @@ PACKAGES = (
     "hydra-core",
     "pandas",
 )
+UNRELATED = (":(exclude)docs", ":(exclude)results/published", ":(exclude)README.md", ":(exclude)CHANGELOG.md")
 
 
 def provenance(
@@ -37,7 +38,7 @@ def provenance(
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return Provenance(
         commit=git("rev-parse", "HEAD"),
-        dirty=None if (changes := git("status", "--porcelain", "--untracked-files=no")) is None else bool(changes),
+        dirty=uncommitted(),
         versions=versions(),
         device=f"{device.type}: {name}",
         threads=torch.get_num_threads(),
@@ -69,6 +70,15 @@ def git(*arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+def uncommitted() -> bool | None:
+    """Return whether tracked files differ from the commit, or None where there is no repository.
+
+    Documents and published results are left out: publishing writes them, and they change no number.
+    """
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", *UNRELATED)
+    return None if changes is None else bool(changes)
 
 
 @cache
