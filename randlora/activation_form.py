@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import get_gradient_edge
 
 from randlora.contraction import unseen
 
@@ -60,21 +61,24 @@ class _Update(torch.autograd.Function):
         with torch.enable_grad(), unseen(), torch.autocast(grad.device.type, **ctx.autocast):
             left, right = ctx.adapter.factors_in(ctx.dtype)
         toward = grad @ left.detach()
-        pairs = []
+        of_input = toward @ right.detach() if ctx.needs_input_grad[0] else None
+        contiguous = left.is_contiguous(), right.is_contiguous()
+        edges = [get_gradient_edge(one) for one in (left, right) if one.requires_grad]
+        # a factor and its gradient are never there together
+        del left, right
+        gradients = []
         if ctx.trains[0]:
-            pairs.append((left, _gradient(left, outer=grad, inner=between)))
+            gradients.append(_gradient(outer=grad, inner=between, contiguous=contiguous[0]))
         if ctx.trains[1]:
-            pairs.append((right, _gradient(right, outer=toward, inner=x)))
-        outputs, gradients = zip(*pairs, strict=True)
+            gradients.append(_gradient(outer=toward, inner=x, contiguous=contiguous[1]))
         needed = [one for one in trained if one.requires_grad]
-        found = iter(torch.autograd.grad(outputs, needed, gradients, allow_unused=True))
-        of_trained = [next(found) if one.requires_grad else None for one in trained]
-        return (toward @ right.detach() if ctx.needs_input_grad[0] else None, None, None, *of_trained)
+        found = iter(torch.autograd.grad(edges, needed, gradients, allow_unused=True))
+        return (of_input, None, None, *(next(found) if one.requires_grad else None for one in trained))
 
 
-def _gradient(factor: Tensor, *, outer: Tensor, inner: Tensor) -> Tensor:
-    """Return the gradient of a factor in its own layout, as autograd does; the last bits depend on it."""
-    if factor.is_contiguous():
+def _gradient(*, outer: Tensor, inner: Tensor, contiguous: bool) -> Tensor:
+    """Return the gradient of a factor in the factor's layout, as autograd does; the last bits depend on it."""
+    if contiguous:
         return _rows(outer).T @ _rows(inner)
     return (_rows(inner).T @ _rows(outer)).T
 

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from randlora.adapter import Shared, Site, TwoFactorAdapter
 
 Stacking = Literal["basis_major", "rank_major"]
+AT_ONCE = 2**21  # numbers of the stack that a backward pass weighs at a time, 8 MiB in float32
 
 
 class ScaledBasis(torch.autograd.Function):
@@ -38,9 +39,14 @@ class ScaledBasis(torch.autograd.Function):
             grad = grad.unflatten(0, lambdas.T.shape).transpose(0, 1)
         else:
             grad = grad.unflatten(0, lambdas.shape)
-        weighted = grad * basis
-        grad_lambdas = (weighted @ gammas[:, :, None]).squeeze(2)
-        grad_gammas = (lambdas[:, None, :] @ weighted).squeeze(1)
+        grad_lambdas, grad_gammas = torch.empty_like(lambdas), torch.empty_like(gammas)
+        # some bases at a time: the product is as large as the stack
+        some = max(1, AT_ONCE // basis.numel())
+        for start in range(0, len(lambdas), some):
+            part = slice(start, start + some)
+            weighted = grad[part] * basis
+            grad_lambdas[part] = (weighted @ gammas[part, :, None]).squeeze(2)
+            grad_gammas[part] = (lambdas[part, None, :] @ weighted).squeeze(1)
         return None, grad_lambdas, grad_gammas, None
 
 

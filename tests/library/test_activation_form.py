@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from randlora.activation_form import update_on_activations
 from randlora.adapter import AdapterMethod, Site, TwoFactorAdapter, TwoFactorMethod
+from randlora.methods import randlora_adapter
 
 Update = Callable[[Tensor, TwoFactorAdapter, torch.dtype], Tensor]
 SHAPES = {"tall": (24, 12), "wide": (12, 24), "square": (16, 16)}
@@ -62,6 +63,18 @@ def test_no_bit_depends_on_keeping_factors(name: str, shape: str, update: Update
     found = results(update, adapter, SHAPES[shape][1], lowered=lowered)
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("some", [1, 30, 10**9])
+@pytest.mark.parametrize("name", ["randlora", "randlora_peft"])
+def test_gradients_do_not_depend_on_how_many_bases_are_weighed_at_a_time(
+    name: str, some: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = adapter_of(TWO_FACTOR[name], 24, 12)
+    expected = results(update_on_activations, adapter, 12, lowered=False)
+    monkeypatch.setattr(randlora_adapter, "AT_ONCE", some)
+    for ours, theirs in zip(results(update_on_activations, adapter, 12, lowered=False), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 def saved(update: Update, adapter: TwoFactorAdapter, rows: int, in_features: int) -> int:
