@@ -147,7 +147,7 @@ def _prepare(axes: Any, table: Table, plot: PlotSpec, lines: Sequence[Line]) -> 
     else:
         _parameter_axis(axes, lines)
         _name_points(axes, lines)
-    axes.set_ylabel(f"{spec.metric} in %, average over {len(table.columns)} {spec.average[0]}s", fontsize=9.5)
+    axes.set_ylabel(f"{spec.metric_at({})} in %, average over {len(table.columns)} {spec.average[0]}s", fontsize=9.5)
     _legend(axes, table, lines)
 
 

@@ -15,7 +15,7 @@ def caption(table: Table, markup: Markup) -> str:
     repeats = [f"{axis} {', '.join(spec.axes[axis])}" for axis in spec.repeat if len(spec.axes[axis]) > 1]
     spread = f", mean {markup.plus_minus} sample standard deviation over " if repeats else ""
     share = f" of {' / '.join(spec.relative.values())}" if spec.relative else ""
-    text = f"{markup.escape(spec.metric)} in {markup.escape('%' + share)}"
+    text = f"{markup.escape(spec.metric_at({}))} in {markup.escape('%' + share)}"
     text += f"{spread}{markup.escape(' and '.join(repeats))}."
     if spec.average:
         text += f" Averages over {markup.escape(' and '.join(spec.average))} are unweighted."
@@ -52,6 +52,8 @@ def legend(table: Table, markup: Markup) -> tuple[str, ...]:
     if {"adapter_parameters", "head_parameters"} & set(shown_facts(table)):
         reached = ", the first within the budget asked for" if "budget" in shown_facts(table) else ""
         parts.append(f"Adapter and head: trainable parameters{reached}.")
+    if "trainable_percent" in shown_facts(table):
+        parts.append("Trainable: the adapter's parameters, in percent of all with them.")
     parts += _measurement(table, markup)
     parts.append(_coverage(table))
     return (*parts, *_against_paper(table))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,12 +13,14 @@ from results.table import Planned, TableError, TableSpec
 
 Labels = tuple[str, ...]
 Place = tuple[Labels, Labels]
+_FEW = 6  # metrics that an error lists; of more it names the nearest
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlacedRun:
     """One planned run and what became of it; `repeat` is its label on the axes behind a mean."""
 
+    id: str
     repeat: str
     state: State
     record: Record | None
@@ -29,7 +32,7 @@ class PlacedRun:
 def place_runs(
     spec: TableSpec, planned: Sequence[Planned], records: Mapping[str, Record], running: Collection[str]
 ) -> dict[Place, list[PlacedRun]]:
-    """Return the runs of every place (row labels, column labels) that has runs of ours.
+    """Return the runs of every place (row labels, column labels) that has runs of ours, each run once per place.
 
     Raises TableError where the planned cells are not those of the table.
     """
@@ -44,7 +47,8 @@ def place_runs(
     for each in planned:
         run = _placed(spec, each, records.get(each.id), old_keys, each.id in running)
         runs.setdefault(_place(spec, each.cell.labels), []).append(run)
-    return _relative(spec, runs) if spec.relative else runs
+    runs = _relative(spec, runs) if spec.relative else runs
+    return {place: list({run.id: run for run in reversed(group)}.values())[::-1] for place, group in runs.items()}
 
 
 def _place(spec: TableSpec, labels: Mapping[str, str]) -> Place:
@@ -56,16 +60,26 @@ def _placed(
 ) -> PlacedRun:
     repeat = " / ".join(planned.cell.labels[axis] for axis in spec.repeat)
     state: State
-    value, reason = None, None
+    value, reason, metric = None, None, planned.cell.metric
     if record is None:
         state = "stale" if planned.key in old_keys else "missing"
     elif record.status != "ok":
         state, reason = record.status, " ".join((record.reason or "").split())
-    elif (value := value_of(record, spec.metric)) is None:
-        state, reason = "failed", f"the run has no metric {spec.metric}, only {', '.join(sorted(record.metrics))}"
+    elif (value := value_of(record, metric)) is None:
+        state, reason = "failed", f"the run has no metric {metric}, {_metrics(record, metric)}"
     else:
         state = "ok"
-    return PlacedRun(repeat=repeat, state=state, record=record, value=value, reason=reason, running=running)
+    return PlacedRun(
+        id=planned.id, repeat=repeat, state=state, record=record, value=value, reason=reason, running=running
+    )
+
+
+def _metrics(record: Record, asked: str) -> str:
+    names = sorted(record.metrics)
+    if len(names) <= _FEW:
+        return f"only {', '.join(names)}"
+    nearest = difflib.get_close_matches(asked, names, n=_FEW, cutoff=0.0)
+    return f"only {len(names)} others, nearest {', '.join(nearest)}"
 
 
 def _relative(spec: TableSpec, runs: Mapping[Place, list[PlacedRun]]) -> dict[Place, list[PlacedRun]]:

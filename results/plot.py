@@ -102,7 +102,7 @@ def _y_label(table: Table) -> str:
     spec = table.spec
     repeats = [axis for axis in spec.repeat if len(spec.axes[axis]) > 1]
     spread = f"\n± standard deviation over {' and '.join(repeats)}" if repeats else ""
-    return f"{spec.metric} in %, average over {' and '.join(spec.average)}{spread}"
+    return f"{spec.metric_at({})} in %, average over {' and '.join(spec.average)}{spread}"
 
 
 def _tick(parameters: float) -> str:

@@ -1,13 +1,14 @@
 """The roll-up: records and a table file in, a table out. A pure function that never averages over a hole.
 
-Each run is ok, failed, skipped, stale or missing. An entry gathers the repeats (seeds) behind one place of the table;
-an average is a hole, with its coverage, unless every entry under it is complete.
+Each run is ok, failed, skipped, stale or missing, and counted once however many places it answers. An entry gathers the
+repeats (seeds) behind one place of the table; an average is a hole, with its coverage, unless every entry under it is
+complete.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from results.best import mark_best
@@ -74,7 +75,7 @@ def roll_up(
     columns, footnotes = spec.points(spec.columns), Footnotes()
     column_notes = tuple(footnotes.stated(spec, spec.columns, column) for column in columns)
     rows = mark_best(tuple(_row(spec, row, columns, runs, footnotes) for row in spec.points(spec.rows)))
-    counts = Counter(run.state for group in runs.values() for run in group)
+    counts = Counter(_states(run for group in runs.values() for run in group).values())
     return Table(
         spec=spec,
         columns=columns,
@@ -84,8 +85,16 @@ def roll_up(
         footnotes=footnotes.texts,
         counts={state: counts[state] for state in STATES if state not in ("partial", "paper")},
         verdicts=_verdicts(spec, rows),
-        running=sum(run.running for group in runs.values() for run in group),
+        running=len({run.id for group in runs.values() for run in group if run.running}),
     )
+
+
+def _states(runs: Iterable[PlacedRun]) -> dict[str, State]:
+    """Return the state of each run by its id: ok only where it is ok at each of its places."""
+    states: dict[str, State] = {}
+    for run in runs:
+        states[run.id] = max(states.get(run.id, run.state), run.state, key=STATES.index)
+    return states
 
 
 def _verdicts(spec: TableSpec, rows: Sequence[Row]) -> dict[Verdict, int]:

@@ -66,7 +66,7 @@ def _whole(table: Table, markup: Markup) -> Grid:
     header = [markup.escape(_heading(axis)) for axis in spec.rows]
     header += _column_headings(table, markup)
     header += [markup.escape(" · ".join((*labels, "Average"))) for labels in table.average_columns]
-    header += [_FACTS[fact][0] for fact in facts]
+    header += [markup.escape(_FACTS[fact][0]) for fact in facts]
     lines, blocks = [], set()
     previous: tuple[str, ...] = ()
     for index, row in enumerate(table.rows):
@@ -79,7 +79,7 @@ def _whole(table: Table, markup: Markup) -> Grid:
         ]
         labels[-1] += _notes(row.footnotes, markup)
         entries = [_entry(table, entry, markup) for entry in (*row.entries, *row.averages)]
-        lines.append((*labels, *entries, *_fact_texts(row.facts, facts)))
+        lines.append((*labels, *entries, *_fact_texts(row.facts, facts, markup)))
         previous = row.labels
     return Grid(title=None, header=tuple(header), labels=len(spec.rows), lines=tuple(lines), blocks=frozenset(blocks))
 
@@ -102,9 +102,9 @@ def _overview(table: Table, blocks: Mapping[tuple[str, ...], Sequence[Row]], mar
             for entry in row.averages
         ]
         label = markup.escape(rows[0].labels[-1]) + _notes(of_line, markup)
-        lines.append((label, *entries, *_fact_texts(common_facts([row.facts for row in rows]), facts)))
+        lines.append((label, *entries, *_fact_texts(common_facts([row.facts for row in rows]), facts, markup)))
     over = markup.escape(f"Averages over {' and '.join(spec.average)}")
-    headings = (*map(markup.escape, header), *(_FACTS[fact][0] for fact in facts))
+    headings = tuple(markup.escape(text) for text in (*header, *(_FACTS[fact][0] for fact in facts)))
     return Grid(title=over, header=headings, labels=1, lines=tuple(lines), blocks=frozenset({0}))
 
 
@@ -179,8 +179,8 @@ def _digits(table: Table) -> int:
     return max(1, table.spec.paper.digits if table.spec.paper is not None else 1)
 
 
-def _fact_texts(facts: Facts, asked: Sequence[str]) -> tuple[str, ...]:
-    return tuple(_FACTS[fact][1](facts) for fact in asked)
+def _fact_texts(facts: Facts, asked: Sequence[str], markup: Markup) -> tuple[str, ...]:
+    return tuple(markup.escape(_FACTS[fact][1](facts)) for fact in asked)
 
 
 def _shown(value: int | None, form: Callable[[int], str]) -> str:
@@ -201,4 +201,8 @@ _FACTS: Mapping[str, tuple[str, Callable[[Facts], str]]] = {
     "head_parameters": ("Head", lambda facts: _shown(facts.head_parameters, quantity)),
     "peak_memory": ("Peak memory", lambda facts: _shown(facts.peak_memory_bytes, size)),
     "step_time": ("Step", lambda facts: "" if facts.step_time_s is None else duration(facts.step_time_s)),
+    "trainable_percent": (
+        "Trainable",
+        lambda facts: "" if facts.trainable_percent is None else f"{facts.trainable_percent:.3g} %",
+    ),
 }

@@ -6,7 +6,7 @@ as text, so the labels `1`, `on` and `0.50` stay what they look like.
 ```yaml
 title: CLIP ViT-B/32, both towers, 22 datasets (paper Table 11)
 like: another_table                        # optional: metric, axes, rows to facts are its where not given here
-metric: test/top1                          # a fraction, in percent; or cost/step_s, cost/train_bytes
+metric: test/top1                          # a fraction, in percent; or cost/step_s, cost/train_bytes; see below
 fixed: [backbone=clip_vit_b32]             # overrides of every cell
 axes:                                      # axis: {label: [overrides]}; or paper: it has no runs of ours
   method:  {Zero-shot: [method=zero_shot], LoRA-32: [method=lora, method.rank=32], MaPLe: paper}
@@ -21,7 +21,7 @@ repeat: [seed]                             # optional: axes behind each mean and
 layout: rows                               # optional: or blocks, averages first, then each block apart
 relative: {method: LoRA-32}                # optional: each value over that of the cell with this label
 references: [Zero-shot]                    # optional: row labels that never count as the best
-facts: [adapter_parameters, step_time]     # optional: extra columns; all of FACTS unless told
+facts: [adapter_parameters, step_time]     # optional: extra columns, of FACTS and MORE_FACTS; all of FACTS unless told
 note: One sentence under the title.        # optional
 footnotes:                                 # optional: at places with these labels; on: average
   - {text: Labelled 10 in the text., where: {method: [LoRA-32]}}
@@ -31,6 +31,21 @@ paper:                                     # optional: see results/paper_numbers
 plot:                                      # optional: see results/plot_spec.py; without it, averages against parameters
   kind: against_data
 ```
+
+One run may answer several places. A metric may have names in braces, and overrides that start with `metric.` fill them:
+
+```yaml
+metric: "{task}/{score}"
+fixed: [metric.score=accuracy]
+axes:
+  task:   {BoolQ: [metric.task=boolq], PIQA: [metric.task=piqa]}
+  method: {Chance: [method=zero_shot, metric.score=chance], LoRA-32: [method=lora]}
+```
+
+They choose among the numbers of a run and never reach its config, so the cells of a row above are one run: it is run
+once, and counted once. Of two overrides for the same thing the last counts: fixed, then the axes in the order of the
+file, then also. Repeats must have one metric; repeats that are one run, such as three seeds of a method that draws
+nothing, count as one.
 """
 
 from __future__ import annotations
@@ -42,12 +57,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from results.metric_names import fill, values_of, without_names
 from results.paper_numbers import Paper
 from results.plot_spec import PlotSpec
 from results.record import Key
 
 FACTS = ("budget", "adapter_parameters", "head_parameters", "peak_memory", "step_time")
-"""The extra columns a table can have; each is the median over the completed runs of a row."""
+"""The extra columns a table has unless told; each is the median over the completed runs of a row."""
+MORE_FACTS = ("trainable_percent",)
+"""Those that a table has where it asks for them."""
 Layout = Literal["rows", "blocks"]
 Labels = Mapping[str, tuple[str, ...]]
 
@@ -58,10 +76,14 @@ class TableError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One run of a table: its label on every axis, and the overrides that compose its config."""
+    """One place of a table: its label on every axis, the overrides that compose its run, and the metric it shows.
+
+    Cells with equal overrides are one run.
+    """
 
     labels: Mapping[str, str]
     overrides: tuple[str, ...]
+    metric: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +145,26 @@ class TableSpec:
         """Return every cell, the last axis of the file varying fastest; labels that only the paper has have none."""
         combinations = (dict(zip(self.axes, labels, strict=True)) for labels in itertools.product(*self.axes.values()))
         return tuple(
-            Cell(labels=labels, overrides=self._overrides(labels)) for labels in combinations if self.is_ours(labels)
+            Cell(
+                labels=labels,
+                overrides=without_names(self._overrides(labels)),
+                metric=self.metric_at(labels),
+            )
+            for labels in combinations
+            if self.is_ours(labels)
         )
+
+    def metric_at(self, labels: Mapping[str, str]) -> str:
+        """Return the metric of a place; names that labels of axes not in `labels` decide stay in braces."""
+        if "{" not in self.metric:
+            return self.metric
+        open_axes = {axis for axis in self.axes if axis not in labels}
+        undecided = {name for axis in open_axes for own in self.axes[axis].values() for name in values_of(own)}
+        for one in self.also:
+            if set(one.where) & open_axes:
+                undecided |= set(values_of(one.overrides))
+        values = values_of(self._overrides(labels))
+        return fill(self.metric, {name: value for name, value in values.items() if name not in undecided})
 
     def is_ours(self, labels: Mapping[str, str]) -> bool:
         """Return whether a place with these labels has runs of ours."""
@@ -163,7 +203,7 @@ class TableSpec:
         )
 
     def _overrides(self, labels: Mapping[str, str]) -> tuple[str, ...]:
-        own = (override for axis, label in labels.items() for override in self.axes[axis][label])
+        own = (override for axis in self.axes if axis in labels for override in self.axes[axis][labels[axis]])
         added = (override for one in self.also if matches(one.where, labels) for override in one.overrides)
         return (*self.fixed, *own, *added)
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
-from results.measures import COSTS
+from results.metric_check import MetricError, check_metric
+from results.metric_names import same_place, values_of
 from results.paper_numbers import Paper, PaperError
 from results.plot_spec import PlotSpec, PlotSpecError
-from results.table import FACTS, Addition, Footnote, TableError, TableSpec, find_table
+from results.table import FACTS, MORE_FACTS, Addition, Footnote, TableError, TableSpec, find_table
 
 _INHERITED = ("metric", "axes", "rows", "columns", "average", "repeat", "layout", "facts", "references")
 _PAPER_ONLY = "paper"
@@ -30,7 +31,12 @@ def load_table(path: Path) -> TableSpec:
     data = _read(path)
     if isinstance(data, dict) and "like" in data:
         data = _laid_out_like(path, data)
-    return _Parser(path=path).spec(data)
+    spec = _Parser(path=path).spec(data)
+    try:
+        check_metric(spec)
+    except MetricError as error:
+        raise TableError(f"{path}: {error.key} {error}") from error
+    return spec
 
 
 def _read(path: Path) -> Any:
@@ -77,7 +83,8 @@ class _Parser:
         missing = [key for key in _REQUIRED if not data.get(key)]
         if missing:
             raise self._error(missing[0], f"is missing or empty; a table needs {', '.join(_REQUIRED)}")
-        axes, paper_only = self._axes(data["axes"])
+        fixed = self._overrides("fixed", data.get("fixed", []))
+        axes, paper_only = self._axes(data["axes"], defaults=values_of(fixed))
         rows, columns, average, repeat = (
             self._choices(key, data.get(key, []), tuple(axes)) for key in ("rows", "columns", "average", "repeat")
         )
@@ -93,8 +100,8 @@ class _Parser:
             name=self.path.stem,
             title=self._text("title", data["title"]),
             note=self._text("note", data["note"]) if data.get("note") else None,
-            metric=self._metric(data),
-            fixed=self._overrides("fixed", data.get("fixed", [])),
+            metric=self._text("metric", data["metric"]),
+            fixed=fixed,
             axes=axes,
             paper_only=paper_only,
             also=self._additions(data.get("also", []), labels),
@@ -104,7 +111,7 @@ class _Parser:
             repeat=repeat,
             layout="blocks" if layout == "blocks" else "rows",
             relative=self._relative(data.get("relative", {}), shown),
-            facts=self._choices("facts", data.get("facts", list(FACTS)), FACTS),
+            facts=self._choices("facts", data.get("facts", list(FACTS)), FACTS + MORE_FACTS),
             references=self._choices(
                 "references", data.get("references", []), tuple(label for axis in rows for label in axes[axis])
             ),
@@ -114,7 +121,9 @@ class _Parser:
             restricted={},
         )
 
-    def _axes(self, data: Any) -> tuple[dict[str, dict[str, tuple[str, ...]]], dict[str, tuple[str, ...]]]:
+    def _axes(
+        self, data: Any, *, defaults: Mapping[str, str]
+    ) -> tuple[dict[str, dict[str, tuple[str, ...]]], dict[str, tuple[str, ...]]]:
         axes: dict[str, dict[str, tuple[str, ...]]] = {}
         paper_only: dict[str, tuple[str, ...]] = {}
         for axis, labels in self._mapping("axes", data).items():
@@ -127,9 +136,10 @@ class _Parser:
             }
             if len(axes[axis]) == len(paper_only[axis]):
                 raise self._error(where, "is empty; give it at least one label with runs")
-            owners: dict[tuple[str, ...], str] = {}
+            owners: dict[tuple[tuple[str, ...], ...], str] = {}
             for label, overrides in axes[axis].items():
-                if label not in paper_only[axis] and (first := owners.setdefault(overrides, label)) != label:
+                own = same_place(overrides, defaults=defaults)
+                if label not in paper_only[axis] and (first := owners.setdefault(own, label)) != label:
                     raise self._error(f"{where}.{label}", f"has the same overrides as {first}; they are the same runs")
         return axes, {axis: labels for axis, labels in paper_only.items() if labels}
 
@@ -139,14 +149,6 @@ class _Parser:
             if uses[axis] != 1:
                 often = "in none" if not uses[axis] else "more than once"
                 raise self._error(f"axes.{axis}", f"is {often} of rows, columns, repeat; name it in exactly one")
-
-    def _metric(self, data: Mapping[str, Any]) -> str:
-        metric = self._text("metric", data["metric"])
-        if metric.startswith("cost/"):
-            self._known("cost", [metric], tuple(COSTS), where="metric")
-            if not data.get("relative"):
-                raise self._error("metric", f"{metric} is no fraction; say under relative what it is a share of")
-        return metric
 
     def _relative(self, data: Any, labels: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
         relative = dict(self._mapping("relative", data))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from results.entry import Entry, Row
@@ -19,7 +19,7 @@ def as_lines(table: Table) -> list[dict[str, Any]]:
     return [
         {
             "table": table.spec.name,
-            "metric": table.spec.metric,
+            "metric": _metric(table, row, labels),
             "kind": "entry" if entry.coverage is None else "average",
             **dict(zip(table.spec.rows, row.labels, strict=True)),
             **{axis: labels.get(axis) for axis in table.spec.columns},
@@ -67,10 +67,15 @@ def _row(table: Table, row: Row) -> dict[str, Any]:
         "reference": row.reference,
         "footnotes": list(row.footnotes),
         "facts": {**_facts(row), "devices": list(row.facts.devices)},
-        "entries": [{"columns": labels, **_entry(entry)} for labels, entry in places if entry.coverage is None],
+        "entries": [
+            {"columns": labels, "metric": _metric(table, row, labels), **_entry(entry)}
+            for labels, entry in places
+            if entry.coverage is None
+        ],
         "averages": [
             {
                 "columns": labels,
+                "metric": _metric(table, row, labels),
                 **_entry(entry),
                 "coverage": {"complete": entry.coverage[0], "of": entry.coverage[1]},
             }
@@ -106,10 +111,15 @@ def _facts(row: Row) -> dict[str, Any]:
         "adapter_parameters": facts.adapter_parameters,
         "head_parameters": facts.head_parameters,
         "budget_parameters": facts.budget_parameters,
+        "trainable_percent": facts.trainable_percent,
         "peak_memory_bytes": facts.peak_memory_bytes,
         "step_time_s": facts.step_time_s,
         "memory_of_whole_process": facts.whole_process if facts.peak_memory_bytes is not None else None,
     }
+
+
+def _metric(table: Table, row: Row, columns: Mapping[str, str]) -> str:
+    return table.spec.metric_at({**dict(zip(table.spec.rows, row.labels, strict=True)), **columns})
 
 
 def _places(table: Table, row: Row) -> Iterator[tuple[dict[str, str], Entry]]:

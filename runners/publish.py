@@ -24,7 +24,7 @@ def main(config: DictConfig) -> int:
     """Copy the records that are ok or failed, write the table beside them, and say where; return 0."""
     planned = plan_table(config.table)
     scan = store_of(config.records).scan()
-    records = [scan.records[one.id] for one in planned.planned if one.id in scan.records]
+    records = [scan.records[id] for id in planned.runs if id in scan.records]
     if not records:
         raise ConfigError(
             f"{config.records} holds no record of table {config.table}; run randlora sweep table={config.table}"
@@ -34,6 +34,6 @@ def main(config: DictConfig) -> int:
     for record in records:
         target.write(record)
     written = render.write_all(planned.roll_up(target.scan()), folder, planned.spec.name)
-    print(f"{len(records)} of {len(planned.planned)} records in {folder / 'records'}")
+    print(f"{len(records)} of {len(planned.runs)} records in {folder / 'records'}")
     print("\n".join(str(path) for path in written))
     return 0

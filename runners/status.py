@@ -1,5 +1,7 @@
 """randlora status: one line per table: how many cells are ok, missing, failed, skipped or stale.
 
+Cells that are one run, such as the tasks of a language model, count once.
+
 Stale: there is a record under the same name whose configuration has changed since.
 
 Examples:

@@ -1,8 +1,8 @@
 """randlora sweep: run every missing cell of a table, then print the table.
 
-Cells that are recorded are not run again, so the same command continues an interrupted sweep and, when everything is
-there, only prints the table. A cell that fails leaves a record with its reason and does not stop the others; the exit
-code says so.
+Cells that are one run, such as the tasks of a language model, are run once. What is recorded is not run again, so the
+same command continues an interrupted sweep and, when everything is there, only prints the table. A run that fails leaves
+a record with its reason and does not stop the others; the exit code says so.
 
 Examples:
   randlora sweep table=demo
@@ -47,11 +47,12 @@ def main(config: DictConfig) -> int:
     scan = store.scan()
     for problem in scan.problems:
         print(f"warning: {problem.path} cannot be used and its cell runs again: {problem.reason}", file=sys.stderr)
-    ids = [one.id for one in planned.planned]
+    ids = list(planned.runs)
     pending = launcher.pending(ids, scan.records)
     runs = [planned.check(id) for id in pending]
     name, cells = planned.spec.name, len(planned.planned)
-    print(f"{name}: {cells} cells, {len(runs)} to run", file=sys.stderr)
+    shared = "" if cells == len(ids) else f" of {len(ids)} runs"
+    print(f"{name}: {cells} cells{shared}, {len(runs)} to run", file=sys.stderr)
     tally = _carry_out(runs, launcher, store)
     scan = store.scan()
     table = planned.roll_up(scan)
@@ -63,7 +64,7 @@ def main(config: DictConfig) -> int:
         print(line, file=sys.stderr)
     forms = ",".join(path.suffix.removeprefix(".") for path in written)
     print(f"\nwritten: {TABLES / file}.{{{forms}}}", file=sys.stderr)
-    before = sum(one.id not in pending for one in planned.planned)
+    before = len(ids) - len(pending)
     summary = f"{tally.ok} run, {len(tally.failed)} failed, {before} recorded before, {tally.left} left"
     print(f"{name}: {summary}", file=sys.stderr)
     if tally.stopped is not None:

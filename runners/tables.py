@@ -22,15 +22,23 @@ TABLES = ROOT / "results" / "tables"
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTable:
-    """A table file with the composed config of each of its cells."""
+    """A table file with the composed config of each of its cells; cells of one run share its id."""
 
     spec: TableSpec
     planned: tuple[Planned, ...]
     configs: tuple[Composed, ...]
     planner: Planner
 
+    @cached_property
+    def runs(self) -> Mapping[str, Planned]:
+        """The first cell of every run, by id in the order of the table."""
+        first: dict[str, Planned] = {}
+        for one in self.planned:
+            first.setdefault(one.id, one)
+        return first
+
     def check(self, id: str) -> Run:
-        """Return the run of the cell with this id; errors as of :func:`runners.plan.check_run`."""
+        """Return the run with this id; errors as of :func:`runners.plan.check_run`."""
         return self.planner.check(self._by_id[id])
 
     @cached_property
@@ -67,13 +75,16 @@ def plan_table(
         raise ConfigError(str(error)) from error
     cells = spec.cells()
     try:
-        configs = compose_parts("config", [[*cell.overrides, *forwarded] for cell in cells])
+        # cells that differ in their metric alone are composed once
+        jobs = list(dict.fromkeys(cell.overrides for cell in cells))
+        composed = dict(zip(jobs, compose_parts("config", [[*job, *forwarded] for job in jobs]), strict=True))
     except ConfigError as error:
         raise ConfigError(f"table {name}: {error}") from error
     planner = planner or Planner()
-    identities = [planner.identify(config) for config in configs]
-    planned = tuple(Planned(cell=cell, id=id, key=key) for cell, (id, key) in zip(cells, identities, strict=True))
-    return PlannedTable(spec=spec, planned=planned, configs=tuple(configs), planner=planner)
+    identities = {job: planner.identify(config) for job, config in composed.items()}
+    planned = [Planned(cell=cell, id=id, key=key) for cell in cells for id, key in [identities[cell.overrides]]]
+    configs = tuple(composed[cell.overrides] for cell in cells)
+    return PlannedTable(spec=spec, planned=tuple(planned), configs=configs, planner=planner)
 
 
 def names() -> list[str]:

@@ -10,13 +10,13 @@ from randlora.data.prepared import PreparedStore
 from results.measures import value_of
 from results.record import Key, Record
 from runners.compose import ConfigError
+from runners.plan import ImageRun
 from runners.planning.predict import skeleton_of
 
 if TYPE_CHECKING:
     from randlora.backbones.base import ImageBackbone
     from randlora.data.images import ImageDataset
     from results.table import Planned
-    from runners.plan import Run
     from runners.tables import PlannedTable
 
 State = Literal["ok", "missing", "failed", "skipped", "stale"]
@@ -57,7 +57,7 @@ class PlannedCell:
 
     planned: Planned
     state: State
-    run: Run
+    run: ImageRun
     head: int
     work: Work
     record: Record | None
@@ -81,7 +81,7 @@ class Counter:
         self._heads: dict[tuple[ImageBackbone, str, int], int] = {}
         self._sizes: dict[tuple[str, str, int], dict[str, int | None]] = {}
 
-    def work(self, run: Run) -> Work:
+    def work(self, run: ImageRun) -> Work:
         """Return how much a run computes; nothing is trained where nothing trains."""
         recipe, pixels = run.recipe, self.pixels(run.backbone)
         own_validation = recipe.evaluate_on == "validation" and recipe.validation_per_class == 0
@@ -113,7 +113,7 @@ class Counter:
             self._pixels[backbone] = backbone.image_size(skeleton_of(backbone))
         return self._pixels[backbone]
 
-    def head(self, run: Run) -> int:
+    def head(self, run: ImageRun) -> int:
         """Return the trained parameters of a run's head."""
         key = (run.backbone, repr(run.recipe.task), len(run.dataset.classes))
         if key not in self._heads:
@@ -125,7 +125,7 @@ class Counter:
             )
         return self._heads[key]
 
-    def _sizes_of(self, run: Run, dataset: ImageDataset, pixels: int) -> dict[str, int | None]:
+    def _sizes_of(self, run: ImageRun, dataset: ImageDataset, pixels: int) -> dict[str, int | None]:
         """Return the images of each part: as counted where it is prepared, else as the description states them."""
         key = (dataset.name, dataset.identity, pixels)
         if key not in self._sizes:
@@ -139,26 +139,30 @@ class Counter:
 
 
 def plan_cells(table: PlannedTable, records: Mapping[str, Record]) -> tuple[PlannedCell, ...]:
-    """Return every cell of a table.
+    """Return the cells of a table: the first one of every run.
 
     Raises:
         ConfigError: naming the cell, if its run cannot be meant.
     """
-    ids = {one.id for one in table.planned}
-    old_keys = {record.key for id, record in records.items() if id not in ids}
+    old_keys = {record.key for id, record in records.items() if id not in table.runs}
+    metrics: dict[str, set[str]] = {}
+    for one in table.planned:
+        metrics.setdefault(one.id, set()).add(one.cell.metric)
     counter = Counter()
     cells = []
-    for planned in table.planned:
+    for planned in table.runs.values():
         try:
             run = table.check(planned.id)
         except ConfigError as error:
             labels = ", ".join(planned.cell.labels.values())
             raise ConfigError(f"table {table.spec.name}, cell {labels}: {error}") from error
+        if not isinstance(run, ImageRun):
+            raise ConfigError(f"table {table.spec.name} has runs on questions; randlora plan knows runs on images only")
         record = records.get(planned.id)
         cells.append(
             PlannedCell(
                 planned=planned,
-                state=_state(record, planned.key, old_keys, table.spec.metric),
+                state=_state(record, planned.key, old_keys, metrics[planned.id]),
                 run=run,
                 head=counter.head(run),
                 work=counter.work(run),
@@ -168,10 +172,10 @@ def plan_cells(table: PlannedTable, records: Mapping[str, Record]) -> tuple[Plan
     return tuple(cells)
 
 
-def _state(record: Record | None, key: Key, old_keys: set[Key], metric: str) -> State:
+def _state(record: Record | None, key: Key, old_keys: set[Key], metrics: set[str]) -> State:
     if record is None:
         return "stale" if key in old_keys else "missing"
-    if record.status == "ok" and value_of(record, metric) is None:
+    if record.status == "ok" and any(value_of(record, metric) is None for metric in metrics):
         return "failed"
     return record.status
 
