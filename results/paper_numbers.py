@@ -10,9 +10,10 @@ paper:
   unit: percent                                   # divide by 100; needed where the column does not end in _percent
   of: cells                                       # or averages: the CSV has no numbers by the axes under average
   same_for: [temperature]                         # axes that the paper does not tell apart
+  for_every: {data: zero-shot}                    # axis: a value of the CSV whose numbers hold at every label
   across: dataset                                 # an axis whose labels are columns of the CSV (then there is no value)
   columns: {data: data_budget}                    # axis: CSV column, where the names differ
-  labels: {method: {LoRA-32: LoRA32}}             # axis: {label: CSV value}, where they differ
+  labels: {method: {LoRA-32: LoRA32}}             # axis: {label: CSV value}, where they differ; two may share one
   error: 0.02                                     # how far off a number read from a picture may be, as printed
 ```
 
@@ -23,21 +24,17 @@ no number.
 
 from __future__ import annotations
 
-import csv
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
-ROOT = Path(__file__).parents[1]
-_KEYS = ("file", "where", "value", "unit", "of", "same_for", "across", "columns", "labels", "error")
+from results.paper_lines import PaperError, matching_lines, read_lines, require, require_all
+
+_KEYS = ("file", "where", "value", "unit", "of", "same_for", "for_every", "across", "columns", "labels", "error")
 _UNITS = ("percent", "none")
 _KINDS = ("cells", "averages")
 _Line = Mapping[str, str]
-
-
-class PaperError(ValueError):
-    """The `paper` part of a table file does not fit its CSV; the message says what does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +77,7 @@ class Paper:
             if key not in _KEYS:
                 raise PaperError(f"does not know {key!r}; it takes {', '.join(_KEYS)}")
         for key, valid in (("of", _KINDS), ("unit", _UNITS)):
-            _require(data.get(key, valid[0]), valid, f"{key} is one of")
+            require(data.get(key, valid[0]), valid, f"{key} is one of")
         if data.get("of", "cells") == "averages":
             if not average:
                 raise PaperError("has numbers of averages, but the table has no average")
@@ -93,17 +90,24 @@ class Paper:
         columns, across = _columns(data, labels, lines[0])
         translations = _translations(data.get("labels", {}), labels)
         value = None if across else _value_column(data.get("value"), lines[0])
-        label_of: dict[str, dict[str, str]] = {}
+        everywhere = _texts(data, "for_every")
+        require_all(everywhere, labels, "row and column axes")
+        labels_of: dict[str, dict[str, list[str]]] = {}
         for axis in labels:
             translation = translations.get(axis, {})
             there = set(lines[0]) if axis == across else {line[columns[axis]] for line in lines}
             _check_labels(axis, labels[axis], translation, there)
-            label_of[axis] = {translation.get(label, label): label for label in labels[axis]}
+            labels_of[axis] = {}
+            for label in labels[axis]:
+                labels_of[axis].setdefault(translation.get(label, label), []).append(label)
+            if axis in everywhere:
+                require(everywhere[axis], there, f"values for axis {axis}")
+                labels_of[axis][everywhere[axis]] = list(labels[axis])
         percent = data.get("unit", "percent" if (value or "").endswith("_percent") else "none") == "percent"
         error = _error(data.get("error"))
         numbers: dict[tuple[str, ...], Number] = {}
         digits = 0
-        for place, text in _places(lines, label_of, columns, across, value):
+        for place, text in _places(lines, labels_of, columns, across, value):
             if place in numbers:
                 raise PaperError(f"has two lines for {' / '.join(place)}; narrow it down under paper.where")
             if text.strip():
@@ -119,34 +123,11 @@ class Paper:
         )
 
 
-def read_lines(file: str) -> list[dict[str, str]]:
-    """Return the lines of a CSV of the checkout; PaperError naming the CSV files beside it if there is none."""
-    path = ROOT / file
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            lines = list(csv.DictReader(stream))
-    except OSError as error:
-        there = ", ".join(sorted(each.name for each in path.parent.glob("*.csv"))) or "none"
-        raise PaperError(f"cannot read {file}: {error.strerror}; CSV files there: {there}") from error
-    if not lines:
-        raise PaperError(f"{file} has no lines")
-    return lines
-
-
-def matching_lines(lines: list[dict[str, str]], where: Mapping[str, str]) -> list[dict[str, str]]:
-    """Return the lines that have these values; PaperError for a column or value that is not there."""
-    for column, value in where.items():
-        _require(column, lines[0], "columns of the CSV")
-        _require(value, {line[column] for line in lines}, f"values left in column {column}")
-        lines = [line for line in lines if line[column] == value]
-    return lines
-
-
 def _told_apart(data: Mapping[str, Any], labels: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
     same = data.get("same_for", [])
     if not isinstance(same, list):
         raise PaperError(f"same_for must be a list of axes, not {same!r}")
-    _require_all(same, labels, "row and column axes")
+    require_all(same, labels, "row and column axes")
     return {axis: names for axis, names in labels.items() if axis not in same}
 
 
@@ -156,40 +137,38 @@ def _columns(
     """Return the CSV column of each axis, and the axis that runs across columns."""
     across = data.get("across")
     if across is not None:
-        _require(across, labels, "row and column axes")
+        require(across, labels, "row and column axes")
         if "value" in data:
             raise PaperError("has both value and across; the numbers stand in one column or across several")
     stated = _texts(data, "columns")
-    _require_all(stated, labels, "row and column axes")
+    require_all(stated, labels, "row and column axes")
     columns = {axis: stated.get(axis, axis) for axis in labels if axis != across}
     for axis, column in columns.items():
-        _require(column, line, f"columns to map axis {axis} to under paper.columns")
+        require(column, line, f"columns to map axis {axis} to under paper.columns")
     return columns, across
 
 
 def _places(
     lines: Sequence[_Line],
-    label_of: Mapping[str, Mapping[str, str]],
+    labels_of: Mapping[str, Mapping[str, Sequence[str]]],
     columns: Mapping[str, str],
     across: str | None,
     value: str | None,
 ) -> Iterator[tuple[tuple[str, ...], str]]:
     for line in lines:
-        if not all(line[column] in label_of[axis] for axis, column in columns.items()):
+        if not all(line[column] in labels_of[axis] for axis, column in columns.items()):
             continue
-        own = {axis: label_of[axis][line[column]] for axis, column in columns.items()}
-        if across is None:
-            yield tuple(own[axis] for axis in label_of), line[value or ""]
-            continue
-        for name, label in label_of[across].items():
-            if name in line:
-                place = {**own, across: label}
-                yield tuple(place[axis] for axis in label_of), line[name]
+        own = {axis: labels_of[axis][line[column]] for axis, column in columns.items()}
+        numbers = {"": value or ""} if across is None else {name: name for name in labels_of[across] if name in line}
+        for name, column in numbers.items():
+            place = own if across is None else {**own, across: labels_of[across][name]}
+            for labels in itertools.product(*(place[axis] for axis in labels_of)):
+                yield labels, line[column]
 
 
 def _value_column(asked: Any, line: _Line) -> str:
     if asked is not None:
-        _require(asked, line, "columns of the CSV")
+        require(asked, line, "columns of the CSV")
         return str(asked)
     percents = [column for column in line if column.endswith("_percent")]
     if len(percents) != 1:
@@ -220,14 +199,14 @@ def _error(text: Any) -> float | None:
 def _translations(data: Any, labels: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
     if not isinstance(data, dict):
         raise PaperError(f"labels must map an axis to label: CSV value, not {data!r}")
-    _require_all(data, labels, "row and column axes")
+    require_all(data, labels, "row and column axes")
     for axis in data:
-        _require_all(_texts(data, axis), labels[axis], f"labels of axis {axis}")
+        require_all(_texts(data, axis), labels[axis], f"labels of axis {axis}")
     return data
 
 
 def _check_labels(axis: str, labels: Sequence[str], translation: Mapping[str, str], there: set[str]) -> None:
-    _require_all(translation.values(), there, f"values for axis {axis}")
+    require_all(translation.values(), there, f"values for axis {axis}")
     if not any(translation.get(label, label) in there for label in labels):
         raise PaperError(f"has no label of axis {axis}; map them under paper.labels to {', '.join(sorted(there))}")
 
@@ -237,13 +216,3 @@ def _texts(data: Mapping[str, Any], key: str) -> dict[str, str]:
     if not isinstance(mapping, dict) or not all(isinstance(value, str) for value in mapping.values()):
         raise PaperError(f"{key} must map names to texts, not {mapping!r}")
     return mapping
-
-
-def _require_all(names: Any, valid: Any, what: str) -> None:
-    for name in names:
-        _require(name, valid, what)
-
-
-def _require(name: Any, valid: Any, what: str) -> None:
-    if name not in valid:
-        raise PaperError(f"does not know {name!r}; {what}: {', '.join(sorted(valid))}")

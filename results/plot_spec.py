@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from results.paper_numbers import matching_lines, read_lines
+from results.paper_lines import matching_lines, read_lines
 
 Kind = Literal["against_data", "against_parameters"]
 _KINDS: Mapping[str, tuple[str, ...]] = {

@@ -12,7 +12,8 @@ import yaml
 
 from results.metric_check import MetricError, check_metric
 from results.metric_names import same_place, values_of
-from results.paper_numbers import Paper, PaperError
+from results.paper_lines import PaperError
+from results.paper_numbers import Paper
 from results.plot_spec import PlotSpec, PlotSpecError
 from results.table import FACTS, MORE_FACTS, Addition, Footnote, TableError, TableSpec, find_table
 

@@ -1,8 +1,8 @@
 """randlora sweep: run every missing cell of a table, then print the table.
 
 Cells that are one run, such as the tasks of a language model, are run once. What is recorded is not run again, so the
-same command continues an interrupted sweep and, when everything is there, only prints the table. A run that fails leaves
-a record with its reason and does not stop the others; the exit code says so.
+same command continues an interrupted sweep and, when everything is there, only prints the table. A run that fails
+leaves a record with its reason and does not stop the others; the exit code says so.
 
 Examples:
   randlora sweep table=demo

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from results import render
-from results.paper_numbers import read_lines
+from results.paper_lines import read_lines
 from results.rollup import Table, roll_up
 from results.table import TableSpec
 from results.table_parser import load_table
