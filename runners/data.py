@@ -1,4 +1,4 @@
-"""randlora data: which images are here, and having them prepared.
+"""randlora data: which images and questions are here, and having them prepared.
 
 Prepared images are decoded and resized once and stored as memory-mapped arrays that every run reads. A run prepares
 what it needs; preparing ahead is for long downloads, and for machines whose jobs have no network.
@@ -11,6 +11,9 @@ what it needs; preparing ahead is for long downloads, and for machines whose job
   randlora data verify    read what is prepared, compare every digest and draw random splits again; exit code 1 where
                           something differs.
 
+Questions of language datasets are read as they are and not stored: status counts those in folders, prepare downloads
+and checks numbers, answers and stated digests, verify compares digests.
+
 size= is the side in pixels; left out, it is 224 in status and prepare, and verify takes every size at hand.
 
 Examples:
@@ -18,6 +21,7 @@ Examples:
   randlora data status dataset=[pets3,mini_mnist] format=json
   randlora data prepare dataset=pets3 size=32
   randlora data prepare dataset=[pets3,mini_mnist] workers=8
+  randlora data prepare dataset=boolq dataset.source=folder dataset.sources.folder.path=/data/commonsense
   randlora data prepare table=demo                    what a table needs, at the sizes of its backbones
   randlora data prepare dataset=image_folder dataset.sources.folder.path=/data/birds "dataset.classes=[finch,great tit]"
   randlora data verify dataset=pets3
@@ -27,14 +31,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from runners.compose import ConfigError, instantiate_part
+from runners.data_questions import (
+    QuestionStatus,
+    is_language,
+    on_disk,
+    prepare_questions,
+    question_status,
+    verify_questions,
+)
 from runners.data_select import description_of, every_dataset, jobs_of, names_of
-from runners.data_status import USUAL_SIZE, prepared_folders, status_of
+from runners.data_status import USUAL_SIZE, Status, prepared_folders, status_of
 from runners.formats import FORMATS, check_format, rows_text, size_text
 from runners.machine import Machine
 
@@ -67,31 +79,44 @@ def status(config: DictConfig) -> int:
     machine = instantiate_part("machine", config.machine)
     size = config.size or USUAL_SIZE
     names = names_of(config)
-    lines = [
-        status_of(name, description_of(name, config if names else None), machine=machine, size=size)
-        for name in names or every_dataset()
-    ]
+    lines: list[Status] = []
+    for name in names or every_dataset():
+        described = description_of(name, config if names else None)
+        if is_language(described):
+            lines.append(question_status(name, described, machine=machine))
+        else:
+            lines.append(status_of(name, described, machine=machine, size=size))
     if config.format != "text":
         print(rows_text([line.plain() for line in lines], config.format))
         return 0
-    print(rows_text([line.counted(size) for line in lines], "text"))
-    print("\n" + rows_text([line.obtained() for line in lines], "text"))
-    prepared = sum(size in line.sizes for line in lines)
-    missing = sum(line.disk_bytes or 0 for line in lines if size not in line.sizes)
-    print(f"\n{prepared} of {len(lines)} prepared at {size} px; the others would take {size_text(missing)} where known")
+    images = [line for line in lines if not isinstance(line, QuestionStatus)]
+    questions = [line for line in lines if isinstance(line, QuestionStatus)]
+    if images:
+        _print_images(images, size)
+    if questions:
+        print(("\n" if images else "") + rows_text([line.asked() for line in questions], "text"))
+        for line in questions:
+            if line.state in ("differs", "partly here"):
+                print(f"{line.dataset}: {line.problem}")
     return 0
 
 
 def prepare(config: DictConfig) -> int:
     """Prepare datasets one after another; return 0, or 2 if some of several failed."""
     from randlora.data.errors import DataError
+    from randlora.data.questions import LanguageDataset
 
     machine = instantiate_part("machine", config.machine)
     jobs = jobs_of(config)
+    if all(isinstance(dataset, LanguageDataset) for dataset, _ in jobs):
+        _refuse(config, "size", "workers")
     failed = []
     for dataset, size in jobs:
         try:
-            _prepare(dataset, size, machine=machine, workers=config.workers)
+            if isinstance(dataset, LanguageDataset):
+                prepare_questions(dataset, machine=machine)
+            else:
+                _prepare(dataset, size, machine=machine, workers=config.workers)
         except DataError as error:
             if len(jobs) == 1:
                 raise
@@ -103,30 +128,59 @@ def prepare(config: DictConfig) -> int:
 
 
 def verify(config: DictConfig) -> int:
-    """Compare prepared datasets with their manifests and descriptions; return 0, or 1 where something differs."""
-    from randlora.data.prepared_check import description_problems
-
+    """Compare datasets with their manifests and descriptions; return 0, or 1 where something differs."""
     _refuse(config, "table", "workers")
     asked = names_of(config)
     problems: list[str] = []
-    rows = []
+    images: list[dict[str, Any]] = []
+    questions: list[dict[str, Any]] = []
     for name in asked or every_dataset():
         description = description_of(name, config if asked else None)
-        found = _prepared(config, description)
-        if not found and asked:
-            at = f" at {config.size} px" if config.size else ""
-            raise ConfigError(f"{name} is not prepared{at}; randlora data prepare dataset={name} prepares it")
-        for one in found:
-            problems += description_problems(one, instantiate_part("dataset", OmegaConf.create(dict(description))))
-            differences = one.problems()
-            problems += differences.values()
-            for part, stored in one.parts.items():
-                differs = any(file in differences for file in one.files_of(part))
-                rows.append(_verified(name, one.manifest.size, part, stored, differs=differs))
-    print(rows_text(rows, config.format) if rows or config.format != "text" else "nothing is prepared")
+        if not is_language(description):
+            rows, found = _verify_images(name, description, config, asked=bool(asked))
+            images += rows
+        else:
+            dataset = on_disk(instantiate_part("dataset", OmegaConf.create(dict(description))))
+            rows, found = verify_questions(dataset, machine=instantiate_part("machine", config.machine))
+            if not asked and all(row["questions"] is None for row in rows):
+                continue  # none of it is here
+            questions += rows
+        problems += found
+    _print_verified(images, questions, config.format)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def _verify_images(
+    name: str, description: Mapping[str, Any], config: DictConfig, *, asked: bool
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return a row per prepared part of a dataset of images, and what is wrong with it."""
+    from randlora.data.prepared_check import description_problems
+
+    rows: list[dict[str, Any]] = []
+    problems: list[str] = []
+    found = _prepared(config, description)
+    if not found and asked:
+        at = f" at {config.size} px" if config.size else ""
+        raise ConfigError(f"{name} is not prepared{at}; randlora data prepare dataset={name} prepares it")
+    for one in found:
+        problems += description_problems(one, instantiate_part("dataset", OmegaConf.create(dict(description))))
+        differences = one.problems()
+        problems += differences.values()
+        for part, stored in one.parts.items():
+            differs = any(file in differences for file in one.files_of(part))
+            rows.append(_verified(name, one.manifest.size, part, stored, differs=differs))
+    return rows, problems
+
+
+def _print_verified(images: Sequence[dict[str, Any]], questions: Sequence[dict[str, Any]], form: str) -> None:
+    if form != "text":
+        columns = list(dict.fromkeys(key for row in (*images, *questions) for key in row))
+        print(rows_text([{key: row.get(key) for key in columns} for row in (*images, *questions)], form))
+        return
+    tables = [rows_text(rows, "text") for rows in (images, questions) if rows]
+    print("\n\n".join(tables) or "nothing is prepared")
 
 
 def _verified(dataset: str, size: int, part: str, stored: PartManifest, *, differs: bool) -> dict[str, Any]:
@@ -167,6 +221,14 @@ def _prepared(config: DictConfig, description: Mapping[str, Any]) -> list[Prepar
         for folder, manifest in prepared_folders(description, machine.prepared_path)
         if config.size in (None, manifest.size)
     ]
+
+
+def _print_images(lines: Sequence[Status], size: int) -> None:
+    print(rows_text([line.counted(size) for line in lines], "text"))
+    print("\n" + rows_text([line.obtained() for line in lines], "text"))
+    prepared = sum(size in line.sizes for line in lines)
+    missing = sum(line.disk_bytes or 0 for line in lines if size not in line.sizes)
+    print(f"\n{prepared} of {len(lines)} prepared at {size} px; the others would take {size_text(missing)} where known")
 
 
 def _refuse(config: DictConfig, *fields: str) -> None:

@@ -15,12 +15,13 @@ from runners.data_status import USUAL_SIZE
 
 if TYPE_CHECKING:
     from randlora.data.images import ImageDataset
+    from randlora.data.questions import LanguageDataset
 
 CONFIG = "data"
 
 
-def jobs_of(config: DictConfig) -> list[tuple[ImageDataset, int]]:
-    """Return the datasets to prepare with their sizes.
+def jobs_of(config: DictConfig) -> list[tuple[ImageDataset | LanguageDataset, int]]:
+    """Return the datasets to prepare with their sizes; that of a language dataset means nothing.
 
     Raises:
         ConfigError: unless either datasets or a table is given.
@@ -64,9 +65,10 @@ def every_dataset() -> list[str]:
     return sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
 
 
-def _of_table(config: DictConfig) -> list[tuple[ImageDataset, int]]:
+def _of_table(config: DictConfig) -> list[tuple[ImageDataset | LanguageDataset, int]]:
     """Return the datasets of a table at the image sizes of its backbones, each pair once."""
     from randlora.backbones.base import ImageBackbone
+    from randlora.data.questions import LanguageDataset
     from runners.tables import plan_table
 
     if config.size is not None:
@@ -75,9 +77,12 @@ def _of_table(config: DictConfig) -> list[tuple[ImageDataset, int]]:
     # the cells of a table share the nodes of their parts
     pairs = {(id(one.nodes["dataset"]), id(one.nodes["backbone"])): one.nodes for one in planned.configs}
     sizes: dict[int, int] = {}
-    jobs: dict[tuple[str, int], tuple[ImageDataset, int]] = {}
+    jobs: dict[tuple[str, int], tuple[ImageDataset | LanguageDataset, int]] = {}
     for (_, backbone_id), nodes in pairs.items():
         dataset = instantiate_part("dataset", nodes["dataset"])
+        if isinstance(dataset, LanguageDataset):
+            jobs[str(dataset), USUAL_SIZE] = (dataset, USUAL_SIZE)
+            continue
         if backbone_id not in sizes:
             backbone = instantiate_part("backbone", nodes["backbone"])
             if not isinstance(backbone, ImageBackbone):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from randlora.checks import check_text
-from randlora.data.errors import DataError
+from randlora.data.errors import DataError, MissingError
 
 FORMAT_LINE = "Answer format:"
 
@@ -84,7 +84,7 @@ def read_questions(file: Path) -> tuple[Question, ...]:
         DataError: if the file is missing, unreadable or empty, or a record is malformed; with its place.
     """
     if not file.is_file():
-        raise DataError(f"there is no file {file}")
+        raise MissingError(f"there is no file {file}")
     try:
         content = file.read_bytes()
         text = (gzip.decompress(content) if file.suffix == ".gz" else content).decode("utf-8")

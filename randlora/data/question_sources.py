@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import http.client
+import shutil
+import tempfile
+import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from randlora.checks import check_text
-from randlora.data.errors import DataError
-from randlora.data.question import Question, parse_records, read_questions
+from randlora.data.errors import MissingError
+from randlora.data.question import Question, read_questions
 
 SUFFIXES = (".jsonl.gz", ".jsonl", ".json")
 # the folders of LLM-Adapters' own repository
 TASKS, MIXES = "dataset", "ft-training_set"
+TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +34,17 @@ class QuestionSource(ABC):
             root: folder that relative paths start from.
 
         Raises:
-            DataError: if it is missing or malformed.
+            MissingError: if it is not there, or cannot be downloaded.
+            DataError: if it is malformed.
         """
 
     @abstractmethod
     def mix(self, name: str, *, root: Path) -> tuple[Question, ...]:
         """Return a training mix such as ``commonsense_170k``, in its order; arguments and errors as of ``task``."""
+
+    @abstractmethod
+    def on_disk(self) -> QuestionFolder:
+        """Return what of it is on this machine already, from which nothing is downloaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +71,10 @@ class QuestionFolder(QuestionSource):
         """Return a training mix; see :class:`QuestionSource`."""
         return read_questions(self._found(name, f"{MIXES}/{name}", root=root))
 
+    def on_disk(self) -> QuestionFolder:
+        """Return itself."""
+        return self
+
     def _found(self, *names: str, root: Path) -> Path:
         folder = root / Path(self.path).expanduser()
         for name in names:
@@ -71,7 +83,7 @@ class QuestionFolder(QuestionSource):
                 if file.is_file():
                     return file
         looked = " nor ".join(f"{name}{{{','.join(SUFFIXES)}}}" for name in names)
-        raise DataError(
+        raise MissingError(
             f"there is neither {looked} in {folder}; give the folder that holds it with "
             "dataset.source=folder dataset.sources.folder.path=PATH"
         )
@@ -79,7 +91,7 @@ class QuestionFolder(QuestionSource):
 
 @dataclass(frozen=True, kw_only=True)
 class GithubQuestions(QuestionSource):
-    """Files of a GitHub repository in LLM-Adapters' layout, downloaded and cached by the ``datasets`` library.
+    """Files of a GitHub repository in LLM-Adapters' layout, kept in the cache folder of the Hugging Face libraries.
 
     Attributes:
         repository: ``owner/name``.
@@ -94,30 +106,54 @@ class GithubQuestions(QuestionSource):
 
     def task(self, folder: str, part: str, *, root: Path) -> tuple[Question, ...]:
         """Return a part of a task; see :class:`QuestionSource`."""
-        return self._read(f"{TASKS}/{folder}/{part}.json")
+        return read_questions(self._file(f"{TASKS}/{folder}/{part}.json"))
 
     def mix(self, name: str, *, root: Path) -> tuple[Question, ...]:
         """Return a training mix; see :class:`QuestionSource`."""
-        return self._read(f"{MIXES}/{name}.json")
+        return read_questions(self._file(f"{MIXES}/{name}.json"))
+
+    def on_disk(self) -> QuestionFolder:
+        """Return what was downloaded before."""
+        return QuestionFolder(path=str(self._cache()))
 
     def url(self, path: str) -> str:
         """Return where a file of the repository is downloaded from."""
         return f"https://raw.githubusercontent.com/{self.repository}/{self.revision}/{path}"
 
-    def _read(self, path: str) -> tuple[Question, ...]:
-        from datasets import load_dataset
-        from datasets.exceptions import DatasetsError
-        from datasets.utils.logging import disable_progress_bar
+    def _cache(self) -> Path:
+        from huggingface_hub import constants
 
-        disable_progress_bar()
-        url = self.url(path)
-        try:
-            rows: list[Mapping[str, Any]] = load_dataset("json", data_files=url, split="train").to_list()
-        except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(
-                f"cannot get {url} ({reason}); run the same command where there is a network (the copy in the cache is "
-                "found again offline), or read a copy on this machine: dataset.source=folder "
-                "dataset.sources.folder.path=PATH"
-            ) from error
-        return parse_records(rows, where=lambda index: f"{url}, record {index + 1}", of=url)
+        return Path(constants.HF_HOME) / "randlora" / self.repository.replace("/", "--") / self.revision
+
+    def _file(self, path: str) -> Path:
+        file = self._cache() / path
+        if not file.is_file():
+            _download(self.url(path), file)
+        return file
+
+
+def _download(url: str, file: Path) -> None:
+    """Write what an address gives to a file, which is there as a whole or not at all."""
+    from huggingface_hub import constants
+
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer,
+            tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as partial,
+        ):
+            try:
+                shutil.copyfileobj(answer, partial)
+                partial.close()
+                Path(partial.name).replace(file)
+            except BaseException:
+                Path(partial.name).unlink(missing_ok=True)
+                raise
+    except (OSError, http.client.HTTPException) as error:  # no network, no such file, an answer broken off
+        raise MissingError(
+            f"cannot download {url} ({error}); run the same command where there is a network (what was downloaded is "
+            "kept and found again offline), or read a copy on this machine: dataset.source=folder "
+            "dataset.sources.folder.path=PATH"
+        ) from error

@@ -69,6 +69,7 @@ class LanguageDataset(ABC):
         download_mib: what the download takes, in MiB; 0: nothing; None: not known.
         licence: of the questions.
         citation: what to cite for them.
+        questions: its tasks by name, in the order of the paper's tables.
 
     Raises:
         ValueError: for a field that cannot be meant, naming the dataset and the field.
@@ -84,10 +85,15 @@ class LanguageDataset(ABC):
     download_mib: float | None
     licence: str
     citation: str
+    questions: Mapping[str, Questions]
 
     def __post_init__(self) -> None:
         check_text(self, "name", "title", "licence", "citation")
         check_whole(self, "version")
+        for key, one in self.questions.items():
+            if not isinstance(one, Questions) or one.name != key:
+                raise self._invalid(f"questions.{key}", f"is {one!r}; give the questions of {key!r}")
+        object.__setattr__(self, "questions", dict(self.questions))
         if self.download_mib is not None and (not is_number(self.download_mib) or self.download_mib < 0):
             raise self._invalid("download_mib", f"is {self.download_mib!r}; give a number of MiB, or null")
         if self.source not in self.sources:
@@ -97,9 +103,9 @@ class LanguageDataset(ABC):
                 raise self._invalid(f"sources.{key}", f"is {source!r}; give a source, with its _target_")
         for field in ("sizes", "sha256"):
             stated = dict(getattr(self, field))
-            wrong = sorted(set(stated) ^ {TRAIN, *self._asked()})
+            wrong = sorted(set(stated) ^ {TRAIN, *self.questions})
             if wrong:
-                raise self._invalid(field, f"has to have {', '.join((TRAIN, *self._asked()))}; see {wrong[0]!r}")
+                raise self._invalid(field, f"has to have {', '.join((TRAIN, *self.questions))}; see {wrong[0]!r}")
             object.__setattr__(self, field, stated)
         for key, size in self.sizes.items():
             if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
@@ -136,11 +142,12 @@ class LanguageDataset(ABC):
         tests = {name: digest_of(task.test(root=root)) for name, task in self.tasks.items()}
         return {TRAIN: digest_of(self.training(root=root)), **tests}
 
-    def checked(self, key: str, questions: tuple[Question, ...], words: Sequence[str]) -> tuple[Question, ...]:
-        """Return questions that are as this description states them.
+    def checked(self, key: str, questions: tuple[Question, ...]) -> tuple[Question, ...]:
+        """Return questions (of ``train``, or the test questions of a task) that are as this description states them.
 
         Raises:
-            DataError: for another number, an answer not among ``words``, or another digest.
+            DataError: for another number, an answer that the task (any task, in training) does not know, or another
+                digest.
         """
         where = f"dataset {self.name}, {'training' if key == TRAIN else f'{key} test'} questions"
         stated = self.sizes[key]
@@ -149,7 +156,8 @@ class LanguageDataset(ABC):
                 f"{where}: {self.chosen} holds {len(questions):,}, sizes states {stated:,}; the copy may be incomplete "
                 f"or another version: fetch it again, or set dataset.sizes.{key} (null: not checked)"
             )
-        check_answers(questions, words, where=where)
+        asked = self.questions.values() if key == TRAIN else (self.questions[key],)
+        check_answers(questions, dict.fromkeys(word for one in asked for word in one.answers), where=where)
         digest = self.sha256[key]
         if digest is not None and digest_of(questions) != digest:
             raise DataError(
@@ -159,44 +167,40 @@ class LanguageDataset(ABC):
             )
         return questions
 
-    @abstractmethod
-    def _asked(self) -> tuple[str, ...]: ...
-
     def _invalid(self, field: str, problem: str) -> ValueError:
         return ValueError(f"dataset {self.name}: {field} {problem}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionSet(LanguageDataset):
-    """One task: it is trained on and judged by.
+    """One task: it is trained on and judged by; ``questions`` has it alone."""
 
-    Attributes:
-        questions: the task.
-    """
-
-    questions: Questions
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.questions) != 1:
+            raise self._invalid("questions", f"has {', '.join(self.questions) or 'none'}; give those of one task")
 
     @property
     def tasks(self) -> Mapping[str, QuestionSet]:
         """Itself alone."""
-        return {self.questions.name: self}
+        return {self._task.name: self}
 
     @property
     def answers(self) -> tuple[str, ...]:
         """The answer words that the published extraction looks for, in its order."""
-        return tuple(self.questions.answers)
+        return tuple(self._task.answers)
 
     def training(self, *, root: Path) -> tuple[Question, ...]:
         """Return the training questions; see :class:`LanguageDataset`."""
-        return self.checked(TRAIN, self.chosen.task(self.questions.folder, TRAIN, root=root), self.answers)
+        return self.checked(TRAIN, self.chosen.task(self._task.folder, TRAIN, root=root))
 
     def test(self, *, root: Path) -> tuple[Question, ...]:
         """Return the test questions in their published order; arguments and errors as of ``training``."""
-        found = self.chosen.task(self.questions.folder, "test", root=root)
-        return self.checked(self.questions.name, found, self.answers)
+        return self.checked(self._task.name, self.chosen.task(self._task.folder, "test", root=root))
 
-    def _asked(self) -> tuple[str, ...]:
-        return (self.questions.name,)
+    @property
+    def _task(self) -> Questions:
+        return next(iter(self.questions.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,23 +208,17 @@ class QuestionMix(LanguageDataset):
     """Several tasks: trained on together, judged one by one.
 
     Attributes:
-        questions: the tasks by name, in the order of the paper's tables.
         mix: the file of training questions that the source holds, such as ``commonsense_170k``; None: the training
             questions of the tasks, one task after another.
         draw: a part of them to train on; None: all.
     """
 
-    questions: Mapping[str, Questions]
     mix: str | None
     draw: Draw | None
 
     def __post_init__(self) -> None:
-        check_text(self, "mix", optional=True)
-        for key, one in self.questions.items():
-            if not isinstance(one, Questions) or one.name != key:
-                raise self._invalid(f"questions.{key}", f"is {one!r}; give the questions of {key!r}")
-        object.__setattr__(self, "questions", dict(self.questions))
         super().__post_init__()
+        check_text(self, "mix", optional=True)
 
     @property
     def tasks(self) -> Mapping[str, QuestionSet]:
@@ -237,21 +235,17 @@ class QuestionMix(LanguageDataset):
                 download_mib=None,
                 licence=self.licence,
                 citation=self.citation,
-                questions=one,
+                questions={name: one},
             )
             for name, one in self.questions.items()
         }
 
     def training(self, *, root: Path) -> tuple[Question, ...]:
         """Return the training questions; see :class:`LanguageDataset`."""
-        words = tuple(dict.fromkeys(word for one in self.questions.values() for word in one.answers))
         if self.mix is None:
             found = tuple(question for task in self.tasks.values() for question in task.training(root=root))
         else:
             found = self.chosen.mix(self.mix, root=root)
         if self.draw is not None:
             found = self.draw.of(found, where=f"dataset {self.name}")
-        return self.checked(TRAIN, found, words)
-
-    def _asked(self) -> tuple[str, ...]:
-        return tuple(self.questions)
+        return self.checked(TRAIN, found)
