@@ -84,7 +84,7 @@ def _with_action(verb: str, module: ModuleType, arguments: Sequence[str]) -> lis
 
 
 def _start(module: ModuleType, overrides: Sequence[str]) -> int:
-    config = compose(module.CONFIG, overrides)
+    config = compose(module.CONFIG, overrides, several=getattr(module, "SEVERAL", ()))
     missing = [str(key) for key in config if OmegaConf.is_missing(config, key)]
     if missing:
         known = ", ".join(sorted(path.stem for path in EXPERIMENTS.glob("*.yaml")))

@@ -58,8 +58,14 @@ class Composed:
         return whole
 
 
-def compose(name: str, overrides: Sequence[str], *, conf: Path = CONF) -> DictConfig:
+def compose(name: str, overrides: Sequence[str], *, several: Sequence[str] = (), conf: Path = CONF) -> DictConfig:
     """Return the composed config, with the overrides and the choices under ``hydra``.
+
+    Args:
+        name: the verb's file.
+        overrides: what was typed.
+        several: groups that may be given a list of choices, composed with the first of them; the overrides keep all.
+        conf: folder of the groups.
 
     Raises:
         ConfigError: for an unknown group, choice or key, or a malformed override; the message lists what is valid.
@@ -67,7 +73,7 @@ def compose(name: str, overrides: Sequence[str], *, conf: Path = CONF) -> DictCo
     job = tuple(map(str, overrides))
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf), version_base="1.3"):
-        whole = _compose_part(name, job, conf=conf)
+        whole = _compose_part(name, tuple(_with_one_choice(one, several) for one in job), conf=conf)
     composed = Composed(name=name, nodes=_nodes(whole), job=job, chosen=choices(whole))
     return _checked(composed, conf=conf).whole()
 
@@ -179,6 +185,19 @@ def _compose_part(name: str, overrides: tuple[str, ...], *, conf: Path) -> DictC
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a name in place of an index
         primary = primary_config(name, conf=conf)
         raise ConfigError(explain(name, overrides, error, primary=primary, conf=conf)) from error
+
+
+def _with_one_choice(override: str, groups: Sequence[str]) -> str:
+    """Return ``dataset=a`` for ``dataset=[a,b]`` where ``dataset`` is one of the groups, else the override."""
+    group, _, choice = override.partition("=")
+    if group not in groups or not choice.startswith("["):
+        return override
+    try:
+        (parsed,) = OverridesParser.create().parse_overrides([override])
+    except OverrideParseException:
+        return override  # composing says what is wrong with it
+    chosen = parsed.value()
+    return f"{group}={chosen[0]}" if isinstance(chosen, list) and chosen else override
 
 
 def _top_level(override: str) -> str:

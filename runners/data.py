@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 CONFIG = "data"
 # the words that follow the verb
 ACTIONS = ("status", "prepare", "verify")
+# groups that it takes a list of
+SEVERAL = ("dataset",)
 
 
 def main(config: DictConfig) -> int:
