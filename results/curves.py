@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from results.metric_names import spoken
 from results.palette import INK, colour_of, marker_size, shape_of
 from results.plot_spec import PlotSpec
 from results.rollup import Table
@@ -147,7 +148,9 @@ def _prepare(axes: Any, table: Table, plot: PlotSpec, lines: Sequence[Line]) -> 
     else:
         _parameter_axis(axes, lines)
         _name_points(axes, lines)
-    axes.set_ylabel(f"{spec.metric_at({})} in %, average over {len(table.columns)} {spec.average[0]}s", fontsize=9.5)
+    axes.set_ylabel(
+        f"{spoken(spec.metric_at({}))} in %, average over {len(table.columns)} {spec.average[0]}s", fontsize=9.5
+    )
     _legend(axes, table, lines)
 
 

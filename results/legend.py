@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from results.entry import Entry, State
+from results.metric_names import spoken
 from results.rollup import Table
 from results.sheet import Markup, shown_facts
 
@@ -15,7 +16,7 @@ def caption(table: Table, markup: Markup) -> str:
     repeats = [f"{axis} {', '.join(spec.axes[axis])}" for axis in spec.repeat if len(spec.axes[axis]) > 1]
     spread = f", mean {markup.plus_minus} sample standard deviation over " if repeats else ""
     share = f" of {' / '.join(spec.relative.values())}" if spec.relative else ""
-    text = f"{markup.escape(spec.metric_at({}))} in {markup.escape('%' + share)}"
+    text = f"{markup.escape(spoken(spec.metric_at({})))} in {markup.escape('%' + share)}"
     text += f"{spread}{markup.escape(' and '.join(repeats))}."
     if spec.average:
         text += f" Averages over {markup.escape(' and '.join(spec.average))} are unweighted."

@@ -25,6 +25,12 @@ def fill(metric: str, values: Mapping[str, str]) -> str:
     return _NAME.sub(lambda found: values.get(found[1], found[0]), metric)
 
 
+def spoken(metric: str) -> str:
+    """Return a metric as text for people: `{task}/accuracy` is accuracy, `{task}/{score}` score, others stay."""
+    *path, last = metric.split("/")
+    return "/".join([*(part for part in path if "{" not in part), _NAME.sub(r"\1", last)])
+
+
 def values_of(overrides: Iterable[str]) -> dict[str, str]:
     """Return the value of each name that the overrides fill; of two for one name the last."""
     filled = (override.removeprefix(PREFIX).partition("=") for override in overrides if override.startswith(PREFIX))

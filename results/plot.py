@@ -11,6 +11,7 @@ from typing import Any
 
 from results.curves import draw_lines
 from results.entry import Entry, Row
+from results.metric_names import spoken
 from results.palette import colour_of, marker_size, shape_of
 from results.rollup import Table
 from results.table import TableError
@@ -102,7 +103,7 @@ def _y_label(table: Table) -> str:
     spec = table.spec
     repeats = [axis for axis in spec.repeat if len(spec.axes[axis]) > 1]
     spread = f"\n± standard deviation over {' and '.join(repeats)}" if repeats else ""
-    return f"{spec.metric_at({})} in %, average over {' and '.join(spec.average)}{spread}"
+    return f"{spoken(spec.metric_at({}))} in %, average over {' and '.join(spec.average)}{spread}"
 
 
 def _tick(parameters: float) -> str:
