@@ -191,7 +191,10 @@ def short_ones(questions: Sequence[Question]) -> list[Question]:
 
 def distinct(questions: Sequence[Question]) -> list[Question]:
     """Return the questions without those whose text came before."""
-    return list({question.instruction: question for question in reversed(questions)}.values())[::-1]
+    first: dict[str, Question] = {}
+    for question in questions:
+        first.setdefault(question.instruction, question)
+    return list(first.values())
 
 
 def story(question: Question) -> str:

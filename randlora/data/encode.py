@@ -42,8 +42,10 @@ def encode(
 
     With ``loss_on="answer"`` as many tokens are left out of the loss as the prompt takes when it is tokenised alone
     and truncated alike. That is the published rule, and a trap: where the last token of the prompt and the first of the
-    completion merge or split otherwise in the whole text, the boundary is off by a token. The indented prompt ends in
-    spaces, so that with a tokenizer that attaches a space to the next word the last masked token is one of spaces.
+    completion merge in the whole text, the boundary is off. The indented prompt ends in 16 spaces, the last of which
+    goes with the next word. A tokenizer with a token for each space (GPT-2, stories260k) so makes one token less of it,
+    and the answer's first word is left out of the loss; one with a token for many spaces (Phi-3) makes as many, of
+    which the last differs.
 
     Args:
         tokenizer: of the model.

@@ -15,7 +15,7 @@ from randlora.data.augment import Augmentation, augment, normalise
 from randlora.data.batches import BatchPlan
 from randlora.data.decode import DecodedSplit
 from randlora.data.errors import DataError
-from randlora.data.feed import Batch, Feed, Look, OriginalFeed, StoredFeed
+from randlora.data.feed import Batch, ImageFeed, Look, OriginalFeed, StoredFeed
 from randlora.data.images import ImageDataset
 from randlora.data.original import Originals
 from randlora.data.prefetch import prefetched
@@ -48,7 +48,7 @@ def stored(pets: DecodedSplit, chosen: torch.Tensor, *, resident_bytes: float, c
     )
 
 
-def all_of(feed: Feed, *, start: int = 0, stop: int = LAST) -> list[Batch]:
+def all_of(feed: ImageFeed, *, start: int = 0, stop: int = LAST) -> list[Batch]:
     return list(feed.batches(PLAN, start=start, stop=stop))
 
 

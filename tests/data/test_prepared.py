@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tiny_images import ROOT, describe, official, parquet, png, write_parquet
+from tiny_images import IMAGE_CONFIGS, ROOT, describe, official, parquet, png, write_parquet
 
 from randlora.data.errors import DataError
 from randlora.data.images import ImageDataset
@@ -26,8 +26,6 @@ from randlora.data.prepared_manifest import plain_fields
 from randlora.data.prepared_parts import parts_of
 from randlora.data.sources import ImageFolderSource
 from randlora.data.splits import RandomSplits, TrainOn, split_digest
-
-CONFIGS = sorted(path.stem for path in (ROOT / "conf" / "dataset").glob("*.yaml"))
 
 
 def write_tiny(root: Path, *, train: int = 20, test: int = 7, shade: int = 0) -> None:
@@ -127,7 +125,7 @@ def test_words_sizes_unused_sources_and_the_training_part_do_not_decide(
     assert store.path(tiny.without_validation(), 8) == store.path(tiny, 8)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [file.stem for file in IMAGE_CONFIGS])
 def test_a_file_and_its_dataset_are_described_alike(name: str, embedded: Callable[[str], ImageDataset]) -> None:
     stated = yaml.safe_load((ROOT / "conf" / "dataset" / f"{name}.yaml").read_text(encoding="utf-8"))
     if "???" in (stated["classes"], *(source.get("path") for source in stated["sources"].values())):

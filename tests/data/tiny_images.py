@@ -13,6 +13,10 @@ from randlora.data.splits import OfficialSplits
 
 ROOT = Path(__file__).parents[2]
 EMBEDDED = ("mini_eurosat", "fashion_mnist", "mini_gtsrb", "mini_mnist", "pets3")
+# those of questions are tested in test_question_configs.py
+IMAGE_CONFIGS = [
+    file for file in sorted((ROOT / "conf" / "dataset").glob("*.yaml")) if "images.ImageDataset" in file.read_text()
+]
 SPLITS = {"train": ["train"], "test": ["test"]}
 
 
