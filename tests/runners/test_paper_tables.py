@@ -14,7 +14,7 @@ from results.rollup import Table, roll_up
 from results.table import TableSpec
 from results.table_parser import load_table
 from runners.machine import EXPERIMENTS, ROOT
-from runners.plan import Planner, Run
+from runners.plan import ImageRun, Planner, Run
 from runners.tables import PlannedTable, names, plan_table
 
 PAPER = ROOT / "results" / "paper"
@@ -54,12 +54,16 @@ def empty(name: str, planner: Planner) -> Table:
 
 @pytest.mark.parametrize("name", names())
 def test_every_cell_is_a_run_of_its_own_that_fits_its_backbone(name: str, planner: Planner) -> None:
-    found = list(runs_of(name, planner))
-    assert len(found) == len(spec_of(name).cells()) > 0
-    assert len({run.id for _, run in found}) == len(found)
-    for _, run in found:
-        assert not run.recipe.epochs_by_dataset
-        assert run.dataset.classes
+    # but for those of language models, whose tasks are one run (test_commonsense_tables.py)
+    table = plan_table(name, planner=planner)
+    found = [table.check(id) for id in table.runs]
+    several = len({cell.metric for cell in table.spec.cells()}) > 1
+    assert 0 < len(found) <= len(table.spec.cells())
+    assert several or len(found) == len(table.spec.cells())
+    for run in found:
+        if isinstance(run, ImageRun):
+            assert not run.recipe.epochs_by_dataset
+            assert run.dataset.classes
         if run.solution.asked is not None:
             assert 0 < run.solution.reached <= run.solution.asked
 
@@ -243,6 +247,8 @@ def test_the_figures_compare_memory_with_the_papers_legend() -> None:
 
 def test_the_small_tables_take_less_than_two_hours() -> None:
     cells = {name: len(spec_of(name).cells()) for name in names() if name.startswith("micro_") and "probe" not in name}
+    # the time of micro_commonsense, of language models, is told where it is published
+    del cells["micro_commonsense"]
     assert set(cells) == {"micro_clip", "micro_rank_ablation", "micro_bases", "micro_learning_rates"}
     seconds_per_cell = 6.5  # 40 steps on a laptop, evaluation included
     assert sum(cells.values()) * seconds_per_cell < 2 * 3600
