@@ -20,6 +20,10 @@ class AdaptedWeight(nn.Module):
 
     During one forward of the reader the adapted weight is formed once and held (attention reads its weights up to five
     times). In activation form the reader sees its base weight and the update is added to the output.
+
+    With ``dropout`` above 0 and in training mode the reader sees its base weight as well, and what the update does to
+    an input with some of its numbers set to zero is added: ``y = W x + (W' - W) dropout(x)`` for any adapter, as peft
+    does for LoRA and DoRA. It draws from torch's own generator.
     """
 
     def __init__(self, adapter: Adapter, site: Site, contraction: Contraction, execution: Execution) -> None:
@@ -28,6 +32,7 @@ class AdaptedWeight(nn.Module):
         self.site = site
         self.contraction = contraction
         self.execution = execution
+        self.dropout = 0.0
         self.scope: RebuildScope | None = None
         self.handles: tuple[RemovableHandle, ...] = ()
         self._widths: Widths | None = None
@@ -67,8 +72,9 @@ class AdaptedWeight(nn.Module):
         try:
             if not on_activations or output is None:
                 return None
-            assert isinstance(self.adapter, TwoFactorAdapter)
-            return output + update_on_activations(inputs[0], self.adapter, product_dtype(inputs[0]))
+            if self._drops():
+                return output + self._on(nn.functional.dropout(inputs[0], self.dropout), reader)
+            return output + self._on(inputs[0], reader)
         finally:
             if self.scope is not None and not torch.compiler.is_compiling():
                 self.scope.close()
@@ -106,7 +112,22 @@ class AdaptedWeight(nn.Module):
 
         return rebuild
 
+    def _drops(self) -> bool:
+        return self.dropout > 0 and self.training
+
+    def _on(self, x: Tensor, reader: nn.Module) -> Tensor:
+        """Return what the update adds to the output for an input."""
+        dtype = product_dtype(x)
+        if isinstance(self.adapter, TwoFactorAdapter):
+            return update_on_activations(x, self.adapter, dtype)
+        parametrized = reader.get_submodule(f"parametrizations.{self.site.name.rpartition('.')[2]}")
+        base = parametrized.get_parameter("original")
+        weight = base.T if self.site.transposed else base
+        return nn.functional.linear(x.to(dtype), (self.adapter.adapted(weight) - weight).to(dtype))
+
     def _prefers_activations(self, x: Tensor) -> bool:
+        if self._drops():
+            return True
         if not (isinstance(self.adapter, TwoFactorAdapter) and self.site.linear) or self.contraction == "weight":
             return False
         if self.contraction == "activation":

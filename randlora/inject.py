@@ -74,6 +74,20 @@ class Adaptation:
             for weight in weights:
                 weight.end_step()
 
+    def drop_inputs(self, probability: float) -> None:
+        """Set the inputs of adapters to zero with a probability, in training mode; methods without adapters ignore it.
+
+        Raises:
+            ValueError: naming the site, where the module that reads a weight does more than apply it to one input.
+        """
+        for weight in self._weights():
+            if probability > 0 and not weight.site.linear:
+                raise ValueError(
+                    f"site '{weight.site.name}' is read by its attention module directly, so its adapter has no input "
+                    "of its own to drop; set the dropout to 0"
+                )
+            weight.dropout = probability
+
     def merge(self) -> nn.Module:
         """Write every adapted weight into the model, remove the adapters, and return the model."""
         for site in self.sites:

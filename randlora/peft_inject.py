@@ -37,6 +37,14 @@ class PeftAdaptation(Adaptation):
         """Return the trained parameters by their name in the model."""
         return dict(self.trained)
 
+    def drop_inputs(self, probability: float) -> None:
+        """Raise ValueError for a dropout: layers of peft have options of their own for it."""
+        if probability > 0:
+            raise ValueError(
+                f"recipe.dropout={probability} does not reach layers of peft; set recipe.dropout=0 and the option of "
+                "the type, such as method.options={lora_dropout: 0.05}"
+            )
+
     def frozen(self) -> Iterator[tuple[str, Tensor]]:
         """Yield each tensor that must not change, those included that peft keeps outside the model's buffers."""
         yield from super().frozen()

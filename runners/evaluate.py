@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from randlora.data.augment import normalise
-from randlora.tasks.base import Objective
+from randlora.tasks.base import ImageObjective
 from runners.trainer import DivergenceError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Predictions:
 
 @torch.no_grad()
 def predict(
-    objective: Objective,
+    objective: ImageObjective,
     split: DecodedSplit,
     *,
     mean: tuple[float, ...],

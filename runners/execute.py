@@ -17,24 +17,24 @@ from randlora.data.errors import DiskError
 from randlora.inject import Adaptation, fingerprint
 from randlora.seeds import seed_for
 from randlora.storage import save_adapter
-from randlora.tasks.base import Objective, Vocabulary
+from randlora.tasks.base import Objective
 from results.files import StoreError, write_text
 from results.record import Parameters, Record, Timing
 from results.store import RecordStore
 from runners.auditing import AuditError, Auditor
 from runners.checkpoint import Checkpointer
-from runners.evaluate import Predictions, predict
+from runners.image_workload import ImageWorkload
 from runners.machine import ROOT
 from runners.memory import MemoryMeter
-from runners.plan import Run
+from runners.plan import ImageRun, QuestionRun, Run
 from runners.provenance import provenance
-from runners.run_data import Splits, splits_of
-from runners.trainer import OnStep, TrainingClock, train
+from runners.question_workload import QuestionWorkload
+from runners.trainer import OnStep, Trained, TrainingClock, train
+from runners.workload import OnJudged, Workload
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-    from randlora.data.feed import Feed
+    from torch import nn
 
 FAILURE = "failure.txt"
 # the machine's trouble and not the run's: no reason for a failed record
@@ -48,6 +48,7 @@ class Bench:
     store: RecordStore
     stop: Callable[[], bool]
     on_step: OnStep
+    on_judged: OnJudged = lambda scorer, done, total: None
     cache: DecodedCache = field(default_factory=DecodedCache)
     auditor: Auditor = field(default_factory=Auditor)
 
@@ -93,6 +94,8 @@ def execute(run: Run, bench: Bench) -> Record:
         (folder / FAILURE).unlink(missing_ok=True)
     log.finish({"status": record.status, "metrics": dict(record.metrics), "id": record.id})
     _checkpointer(run, bench).clear()
+    if "work" in facts:
+        facts["work"].clear()
     return record
 
 
@@ -104,10 +107,10 @@ def _outcome(run: Run, bench: Bench, facts: dict[str, Any], *, log_step: Callabl
     with meter.phase("load"):
         facts["weights"] = run.backbone.weights_digest(root=ROOT)
         model = run.backbone.build(root=ROOT, device=device, seed=seed_for(run.seed, "weights"))
-        splits = splits_of(run, model, cache=bench.cache, device=device, stop=bench.stop)
-        facts["digests"] = splits.digests
-        vocabulary = Vocabulary(classes=run.dataset.classes, prompt=run.dataset.prompt, templates=run.dataset.templates)
-        objective = run.recipe.task.build(backbone=run.backbone, model=model, vocabulary=vocabulary, seed=run.seed)
+        if run.machine.recompute_blocks:
+            run.backbone.recompute_blocks(model)
+        work = _workload(run, bench, model, device)
+        facts |= {"work": work, "digests": work.digests}
     loaded_s = time.perf_counter() - began
     # in no phase: what an audit takes, it takes once per process
     audited = bench.auditor.verdict(model, backbone=run.backbone, method=run.solution.method, machine=run.machine)
@@ -116,64 +119,71 @@ def _outcome(run: Run, bench: Bench, facts: dict[str, Any], *, log_step: Callabl
         adaptation = run.solution.method.apply(
             model, run.backbone.targets_of(model), seed=run.seed, execution=run.machine.execution
         )
+        work.adapt(adaptation)
     loaded_s += time.perf_counter() - began
-    counts = _parameters(run, adaptation, objective)
+    counts = _parameters(run, adaptation, work.objective)
     before = fingerprint(adaptation.frozen())
-    clock = TrainingClock()
+    trained = Trained(clock=TrainingClock(), notes=())
     if counts["adapter"] + counts["head"] > 0:
         with meter.phase("train"):
-            clock = _train(run, bench, objective, adaptation, splits.train, accelerator, log_step=log_step)
+            trained = _train(run, bench, work, adaptation, accelerator, log_step=log_step)
     changed = [name for name, sums in fingerprint(adaptation.frozen()).items() if sums != before[name]]
     if changed:
         raise RuntimeError(f"{len(changed)} frozen tensors changed during training, among them '{changed[0]}'")
-    counts["saved_bytes"] = _save(run, bench, adaptation, objective)
+    counts["saved_bytes"] = _save(run, bench, adaptation, work.objective)
     adaptation.merge()
     evaluated = time.perf_counter()
     with meter.phase("evaluation"):
-        found = _judge(run, objective, splits, device)
-    bench.store.write_predictions(run.id, found.frame())
-    timing = {**clock.summary(), "load_s": loaded_s, "eval_s": time.perf_counter() - evaluated}
+        found = work.judge()
+    bench.store.write_predictions(run.id, found.frame)
+    timing = {**trained.clock.summary(), "load_s": loaded_s, "eval_s": time.perf_counter() - evaluated}
     return {
         "status": "ok",
-        "metrics": {f"{splits.name}/top1": found.top1()},
+        "metrics": dict(found.metrics),
         "checks": {
             "frozen_unchanged": True,
             "count_as_predicted": counts["predicted"] == counts["adapter"],
             **audited,
         },
-        "notes": tuple(
-            f"{count} unreadable images of the {split} split were left out" for split, count in splits.skipped.items()
-        ),
+        "notes": (*work.notes, *trained.notes, *found.notes),
         "parameters": Parameters(**counts),
         "memory": meter.memory(),
         "timing": timing,
     }
 
 
+def _workload(run: Run, bench: Bench, model: nn.Module, device: torch.device) -> Workload:
+    if isinstance(run, QuestionRun):
+        folder = bench.store.folder(run.id)
+        return QuestionWorkload(run, model, folder=folder, device=device, stop=bench.stop, on_judged=bench.on_judged)
+    assert isinstance(run, ImageRun)
+    return ImageWorkload(run, model, cache=bench.cache, device=device, stop=bench.stop)
+
+
 def _train(
     run: Run,
     bench: Bench,
-    objective: Objective,
+    work: Workload,
     adaptation: Adaptation,
-    feed: Feed,
     accelerator: Accelerator,
     *,
     log_step: Callable[..., None],
-) -> TrainingClock:
+) -> Trained:
     def on_step(done: int, total: int, values: Mapping[str, float]) -> None:
         if values:
             log_step(done, values)
         bench.on_step(done, total, values)
 
     return train(
-        objective,
+        work.objective,
         backbone=adaptation.trainable(),
         recipe=run.recipe,
-        feed=feed,
+        feed=work.feed,
         accelerator=accelerator,
         seed=seed_for(run.seed, "training"),
         checkpointer=_checkpointer(run, bench),
         step_scope=adaptation.accumulating,
+        selection=work.selection(log=log_step),
         on_step=on_step,
         stop=bench.stop,
     )
@@ -212,17 +222,6 @@ def _save(run: Run, bench: Bench, adaptation: Adaptation, objective: Objective) 
     if not run.machine.keep_weights:
         path.unlink()
     return size
-
-
-def _judge(run: Run, objective: Objective, splits: Splits, device: torch.device) -> Predictions:
-    return predict(
-        objective,
-        splits.judged,
-        mean=splits.train.look.mean,
-        std=splits.train.look.std,
-        batch_size=run.machine.evaluation_batch_size,
-        device=device,
-    )
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from randlora.data.errors import DataError
-from randlora.data.feed import Feed, Look, OriginalFeed, StoredFeed
+from randlora.data.feed import ImageFeed, Look, OriginalFeed, StoredFeed
 from randlora.data.original import Originals, source_rows
 from randlora.recipe import Recipe
 from runners.machine import Machine
@@ -32,7 +32,7 @@ def training_feed(
     statistics: tuple[tuple[float, ...], tuple[float, ...]],
     machine: Machine,
     device: torch.device,
-) -> Feed:
+) -> ImageFeed:
     """Return the chosen images of a training split as batches on the device, from the pixels the recipe names.
 
     Args:

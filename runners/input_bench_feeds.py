@@ -12,7 +12,7 @@ from statistics import median
 import torch
 
 from randlora.data.batches import BatchPlan
-from randlora.data.feed import Batches, Feed, Look, OriginalFeed, StoredFeed
+from randlora.data.feed import Batches, ImageFeed, Look, OriginalFeed, StoredFeed
 from randlora.data.images import ImageDataset
 from runners.feeding import read_originals
 from runners.machine import Machine
@@ -30,15 +30,15 @@ class Feeds:
         source_pixels: median width and height in the source.
     """
 
-    ways: Mapping[str, Feed]
+    ways: Mapping[str, ImageFeed]
     images: int
     source_pixels: tuple[int, int]
 
 
-class ConstantFeed(Feed):
+class ConstantFeed(ImageFeed):
     """The first batch of another feed, again and again."""
 
-    def __init__(self, other: Feed, plan: BatchPlan) -> None:
+    def __init__(self, other: ImageFeed, plan: BatchPlan) -> None:
         super().__init__(other.labels, look=other.look, device=other.device)
         batches = other.batches(plan, start=0, stop=1)
         self.batch = next(batches)
@@ -67,7 +67,7 @@ def every_feed(
         file = Path(folder) / "images"
         split.images.numpy().tofile(file)
         mapped = torch.from_file(str(file), shared=False, size=count, dtype=torch.uint8).view(split.images.shape)
-        ways: dict[str, Feed] = {
+        ways: dict[str, ImageFeed] = {
             label: StoredFeed(images, everything, split.labels, look=look, device=device, resident_bytes=resident)
             for label, images, resident in (
                 ("stored, on the device", split.images, count),

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from randlora.data.batches import BatchPlan
-from randlora.data.feed import Feed, Look
+from randlora.data.feed import ImageFeed, Look
 from randlora.data.images import ImageDataset
 from randlora.inject import Adaptation
 from randlora.recipe import Recipe
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from randlora.backbones.base import ImageBackbone
 
 OnStage = Callable[[str, int, int], None]
-Visit = Callable[[Feed], tuple[float, float]]  # seconds per batch, and of waiting for it
+Visit = Callable[[ImageFeed], tuple[float, float]]  # seconds per batch, and of waiting for it
 NEVER_S = 1e9
 PLAIN = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))  # mean and standard deviation where no model asks for its own
 
@@ -82,7 +82,7 @@ def measure_training(
         vocabulary = Vocabulary(classes=dataset.classes, prompt=dataset.prompt, templates=dataset.templates)
         start = {name: value.detach().clone() for name, value in subject.adaptation.trainable().items()}
 
-        def visit(feed: Feed) -> tuple[float, float]:
+        def visit(feed: ImageFeed) -> tuple[float, float]:
             with torch.no_grad():
                 for name, value in subject.adaptation.trainable().items():
                     value.copy_(start[name])
@@ -108,7 +108,7 @@ def measure_pixels(
         long = _long_enough(recipe, feeds.images, protocol)
         plan = long.plan(feeds.images, seed=protocol.seed)
 
-        def visit(feed: Feed) -> tuple[float, float]:
+        def visit(feed: ImageFeed) -> tuple[float, float]:
             seconds = fmean(_batch_times(feed, plan, long.total_steps(plan))[WARMUP_TIMINGS:])
             return seconds, seconds
 
@@ -126,7 +126,7 @@ def _long_enough(recipe: Recipe, images: int, protocol: Protocol) -> Recipe:
 
 
 def _train(
-    subject: Subject, feed: Feed, vocabulary: Vocabulary, *, recipe: Recipe, machine: Machine, seed: int
+    subject: Subject, feed: ImageFeed, vocabulary: Vocabulary, *, recipe: Recipe, machine: Machine, seed: int
 ) -> TrainingClock:
     objective = recipe.task.build(backbone=subject.backbone, model=subject.model, vocabulary=vocabulary, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -141,10 +141,10 @@ def _train(
             step_scope=subject.adaptation.accumulating,
             on_step=lambda done, total, values: None,
             stop=lambda: False,
-        )
+        ).clock
 
 
-def _batch_times(feed: Feed, plan: BatchPlan, steps: int) -> list[float]:
+def _batch_times(feed: ImageFeed, plan: BatchPlan, steps: int) -> list[float]:
     times = []
     with closing(feed.batches(plan, start=0, stop=steps)) as batches:
         began = time.perf_counter()
@@ -158,7 +158,7 @@ def _batch_times(feed: Feed, plan: BatchPlan, steps: int) -> list[float]:
 
 
 def _in_turns(
-    ways: Mapping[str, Feed], visit: Visit, protocol: Protocol, *, stage: str, on_stage: OnStage
+    ways: Mapping[str, ImageFeed], visit: Visit, protocol: Protocol, *, stage: str, on_stage: OnStage
 ) -> tuple[FeedResult, ...]:
     found: dict[str, list[tuple[float, float]]] = {label: [] for label in ways}
 

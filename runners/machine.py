@@ -30,9 +30,13 @@ class Machine:
             Evaluation is float32.
         threads: CPU threads; None leaves torch's choice. Results are bitwise repeatable for equal numbers of threads.
         evaluation_batch_size: images that the evaluation has on the device at a time (see :mod:`runners.evaluate`).
+        answering_batch_size: questions that a language model answers at a time; each takes the memory of as many texts
+            as there are beams.
         workers: processes that decode training images for ``recipe.pixels=original``; 0 decodes between the steps.
         resident_mib: training images up to this size are kept on the device; larger sets are read batch by batch.
         execution: how adapters trade time for memory (see :class:`randlora.execution.Execution`).
+        recompute_blocks: keep only the inputs of transformer blocks for the backward pass and run each block again:
+            less memory, more time, the same bits.
         audit: check the contract of each method on the run's own model before it trains, once per process; a run whose
             method breaks it fails.
         checkpoint_every_s: seconds between mid-run checkpoints.
@@ -47,9 +51,11 @@ class Machine:
     precision: Precision
     threads: int | None
     evaluation_batch_size: int
+    answering_batch_size: int
     workers: int
     resident_mib: float
     execution: Execution
+    recompute_blocks: bool
     audit: bool
     checkpoint_every_s: float
     checkpoint_every_steps: int | None
@@ -61,11 +67,11 @@ class Machine:
     def __post_init__(self) -> None:
         check_choice(self, "device", ("auto", "cpu", "cuda"))
         check_choice(self, "precision", ("auto", "float32", "bfloat16"))
-        check_whole(self, "evaluation_batch_size")
+        check_whole(self, "evaluation_batch_size", "answering_batch_size")
         check_whole(self, "workers", least=0)
         if not is_number(self.resident_mib) or self.resident_mib < 0:
             raise ValueError(f"Machine.resident_mib = {self.resident_mib!r}; valid: a number of 0 or more")
-        check_flag(self, "audit")
+        check_flag(self, "recompute_blocks", "audit")
         check_positive(self, "checkpoint_every_s")
         for name in ("threads", "checkpoint_every_steps"):
             if getattr(self, name) is not None:

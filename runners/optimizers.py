@@ -9,14 +9,14 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from randlora.recipe import Recipe
+from randlora.training import Training
 
 
 class Optimizers:
     """The optimizers of a run, stepped as one; the learning rate of every group follows the recipe's schedule."""
 
     def __init__(
-        self, recipe: Recipe, *, backbone: Mapping[str, nn.Parameter], head: Iterable[nn.Parameter], total: int
+        self, recipe: Training, *, backbone: Mapping[str, nn.Parameter], head: Iterable[nn.Parameter], total: int
     ) -> None:
         matrices, rest = _split(backbone) if recipe.optimizer == "muon" else ([], list(backbone.values()))
         self.all: list[torch.optim.Optimizer] = []

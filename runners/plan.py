@@ -15,9 +15,13 @@ from runners.compose import SCIENTIFIC, Composed, ConfigError, check_seed, decid
 if TYPE_CHECKING:
     from randlora.adapter import Targets
     from randlora.backbones.base import Backbone, ImageBackbone
+    from randlora.backbones.language import LanguageModel
     from randlora.data.images import ImageDataset
+    from randlora.data.questions import LanguageDataset
     from randlora.fitting import Solution
     from randlora.recipe import Recipe
+    from randlora.text_recipe import TextRecipe
+    from randlora.training import Training
     from runners.loggers import Logger
     from runners.machine import Machine
 
@@ -31,13 +35,31 @@ class Run:
     id: str
     key: Key
     config: Mapping[str, Any]
-    backbone: ImageBackbone
-    dataset: ImageDataset
-    recipe: Recipe
+    backbone: Backbone
+    dataset: ImageDataset | LanguageDataset
+    recipe: Training
     solution: Solution
     seed: int
     machine: Machine
     logger: Logger
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRun(Run):
+    """A run on images."""
+
+    backbone: ImageBackbone
+    dataset: ImageDataset
+    recipe: Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionRun(Run):
+    """A run of a language model on questions."""
+
+    backbone: LanguageModel
+    dataset: LanguageDataset
+    recipe: TextRecipe
 
 
 class Planner:
@@ -64,21 +86,24 @@ class Planner:
         groups = [name for name in composed.nodes if OmegaConf.is_dict(composed.nodes[name])]
         objects = {name: self._object(composed, name) for name in groups}
         method, recipe, backbone = objects["method"], objects["recipe"], objects["backbone"]
+        dataset = objects["dataset"]
         try:
             self._once("device", lambda machine: machine.torch_device(), objects["machine"])
             recipe.task.check_backbone(backbone)
+            kind = _kind(recipe, dataset)
             method.check_task(has_head=recipe.task.has_head)
-            recipe = recipe.for_dataset(objects["dataset"].name, epochs=objects["dataset"].epochs)
-            _check_validation(objects["dataset"], recipe)
+            recipe = recipe.for_dataset(dataset.name, epochs=dataset.epochs)
+            if kind is ImageRun:
+                _check_validation(dataset, recipe)
             solution = self._once("solution", _solve, objects["budget"], method, backbone)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        return Run(
+        return kind(
             id=id,
             key=key,
             config={name: self._plain(composed, name) for name in SCIENTIFIC},
             backbone=backbone,
-            dataset=objects["dataset"],
+            dataset=dataset,
             recipe=recipe,
             solution=solution,
             seed=int(composed.nodes["seed"]),
@@ -137,6 +162,25 @@ def check_sites(method: object, targets: Targets) -> None:
     if isinstance(method, AdapterMethod):
         for site in targets.sites:
             check_site(method, site)
+
+
+def _kind(recipe: Any, dataset: Any) -> type[ImageRun] | type[QuestionRun]:
+    """Return the kind of run that a recipe and a data set make; ValueError where they do not go together."""
+    from randlora.data.questions import LanguageDataset
+    from randlora.text_recipe import TextRecipe
+
+    asks, holds = isinstance(recipe, TextRecipe), isinstance(dataset, LanguageDataset)
+    if asks and not holds:
+        raise ValueError(
+            f"dataset {dataset.name} holds images and the recipe trains on questions; choose another dataset (randlora "
+            "data status lists them), or a recipe for images"
+        )
+    if holds and not asks:
+        raise ValueError(
+            f"dataset {dataset.name} holds questions and the recipe trains on images; choose a recipe of a language "
+            "model, or a dataset of images (randlora data status lists them)"
+        )
+    return QuestionRun if asks else ImageRun
 
 
 def _check_validation(dataset: ImageDataset, recipe: Recipe) -> None:

@@ -117,7 +117,7 @@ def _train(
     from randlora.data.feed import Look, StoredFeed
     from runners.feeding import MIB
     from runners.interrupt import stop_on_signals
-    from runners.progress import step_progress
+    from runners.progress import run_progress
     from runners.trainer import train
 
     machine, backbone, model = settings["machine"], settings["backbone"], objective.model
@@ -132,8 +132,8 @@ def _train(
         device=accelerator.device,
         resident_bytes=machine.resident_mib * MIB,
     )
-    with stop_on_signals() as stop, step_progress("pretrain") as on_step:
-        clock = train(
+    with stop_on_signals() as stop, run_progress("pretrain") as shown:
+        trained = train(
             objective,
             backbone=adaptation.trainable(),
             recipe=recipe,
@@ -141,10 +141,10 @@ def _train(
             accelerator=accelerator,
             seed=config.seed,
             checkpointer=_checkpointer(config, machine),
-            on_step=on_step,
+            on_step=shown.on_step,
             stop=stop,
         )
-    return sum(clock.steps_s)
+    return sum(trained.clock.steps_s)
 
 
 def _origin(config: DictConfig, model: nn.Module, mix: TrainingMix) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,33 +16,54 @@ if TYPE_CHECKING:
     from results.record import Record
 
 LINE_EVERY_S = 30.0
+Thing = TypeVar("Thing")
 console = Console(stderr=True, highlight=False)
 
 
+class RunProgress:
+    """What one run shows: steps, loss and the time left; then the questions that are judged."""
+
+    def __init__(self, title: str, bar: Progress | None) -> None:
+        self.title = title
+        self.bar = bar
+        self._lines = _Lines()
+        if bar is not None:
+            self._task = bar.add_task(title, total=None, loss="…")
+
+    def on_step(self, done: int, total: int, values: Mapping[str, float]) -> None:
+        """Show the steps of the training."""
+        if self.bar is not None:
+            self.bar.update(self._task, completed=done, total=total)
+            if "loss" in values:
+                self.bar.update(self._task, loss=f"{values['loss']:.3f}")
+        elif "loss" in values:
+            self._lines.show(f"{self.title}: step", done, total, f", loss {values['loss']:.3f}")
+
+    def on_judged(self, scorer: str, done: int, total: int) -> None:
+        """Show the questions that are judged."""
+        if self.bar is not None:
+            self.bar.update(self._task, description=f"{self.title}, {scorer}", completed=done, total=total)
+        else:
+            self._lines.show(f"{self.title}: {scorer} of question", done, total)
+
+
 @contextmanager
-def step_progress(title: str) -> Iterator[Callable[[int, int, Mapping[str, float]], None]]:
-    """Yield a callback for the trainer that shows steps, loss and the time left."""
-    if console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task(title, total=None, loss="…")
-
-            def show(done: int, total: int, values: Mapping[str, float]) -> None:
-                progress.update(task, completed=done, total=total)
-                if "loss" in values:
-                    progress.update(task, loss=f"{values['loss']:.3f}")
-
-            yield show
-    else:
-        yield _lines(title)
+def run_progress(title: str) -> Iterator[RunProgress]:
+    """Yield the display of one run."""
+    if not console.is_terminal:
+        yield RunProgress(title, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        yield RunProgress(title, bar)
 
 
 class SweepProgress:
@@ -69,13 +90,18 @@ class SweepProgress:
         if self.bars is not None:
             self.bars.update(self._current, completed=done, total=total)
 
+    def on_judged(self, scorer: str, done: int, total: int) -> None:
+        """Show the questions that are judged of the run under way."""
+        if self.bars is not None:
+            self.bars.update(self._current, description=f"{self.title}, {scorer}", completed=done, total=total)
+
     def finish(self, record: Record) -> None:
         """Show what became of it."""
         self.done += 1
         if self.bars is not None:
             self.bars.update(self._overall, completed=self.done)
         left = (time.monotonic() - self.began) / self.done * (self.total - self.done)
-        scores = ", ".join(f"{name} {100 * value:.1f} %" for name, value in record.metrics.items())
+        scores = scores_of(record)
         result = scores or f"{record.status}: {record.reason}"
         if self.bars is None or record.status != "ok":
             console.print(
@@ -83,6 +109,12 @@ class SweepProgress:
                 markup=False,
                 soft_wrap=True,
             )
+
+
+def scores_of(record: Record) -> str:
+    """Return the metrics of a record in one line: of a run on several tasks, their averages."""
+    averages = {name: value for name, value in record.metrics.items() if name.startswith("average/")}
+    return ", ".join(f"{name} {100 * value:.1f} %" for name, value in (averages or record.metrics).items())
 
 
 @contextmanager
@@ -103,23 +135,33 @@ def sweep_progress(total: int) -> Iterator[SweepProgress]:
         yield SweepProgress(total, bars)
 
 
+def counted(things: Sequence[Thing], what: str) -> Iterator[Thing]:
+    """Yield things one by one, with a bar on a terminal once it takes longer than a moment."""
+    if not console.is_terminal or len(things) < 1000:
+        yield from things
+        return
+    with Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), console=console, transient=True) as bar:
+        yield from bar.track(things, total=len(things))
+
+
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def _lines(title: str) -> Callable[[int, int, Mapping[str, float]], None]:
-    began, first, last = time.monotonic(), -1, 0.0
+class _Lines:
+    """A line every so often, with the time left; where a count starts again, so does the clock."""
 
-    def show(done: int, total: int, values: Mapping[str, float]) -> None:
-        nonlocal first, last
-        first = done - 1 if first < 0 else first
+    def __init__(self) -> None:
+        self._what = ""
+        self._began = self._last = 0.0
+        self._first = 0
+
+    def show(self, what: str, done: int, total: int, more: str = "") -> None:
         now = time.monotonic()
-        if "loss" in values and (now - last >= LINE_EVERY_S or done == total):
-            last = now
-            left = (now - began) / max(1, done - first) * (total - done)
-            print(
-                f"{title}: step {done} of {total}, loss {values['loss']:.3f}, {left / 60:.1f} min left", file=sys.stderr
-            )
-
-    return show
+        if what != self._what:
+            self._what, self._began, self._last, self._first = what, now, 0.0 if more else now, max(0, done - 1)
+        if now - self._last >= LINE_EVERY_S or done == total:
+            self._last = now
+            left = (now - self._began) / max(1, done - self._first) * (total - done)
+            print(f"{what} {done:,} of {total:,}{more}, {left / 60:.1f} min left", file=sys.stderr)

@@ -35,7 +35,7 @@ def main(config: DictConfig) -> int:
     from runners.execute import Bench, execute
     from runners.interrupt import Interrupted, stop_on_signals
     from runners.plan import check_run
-    from runners.progress import step_progress
+    from runners.progress import run_progress
 
     run = check_run(config)
     launcher = instantiate(config)["launcher"]
@@ -45,9 +45,9 @@ def main(config: DictConfig) -> int:
         print(f"recorded before, not run again (launcher.rerun=true runs it): {store.folder(run.id)}", file=sys.stderr)
     else:
         title = f"{run.key.method} on {run.key.dataset}"
-        with stop_on_signals() as stop, step_progress(title) as on_step:
+        with stop_on_signals() as stop, run_progress(title) as shown:
             try:
-                record = execute(run, Bench(store=store, stop=stop, on_step=on_step))
+                record = execute(run, Bench(store=store, stop=stop, on_step=shown.on_step, on_judged=shown.on_judged))
             except Interrupted as interrupted:
                 print(interrupted, file=sys.stderr)
                 return 130

@@ -10,7 +10,7 @@ from randlora.data.shots import few_shot, fraction, split_validation
 from randlora.seeds import seed_for
 from runners.data_parts import part_reader
 from runners.feeding import training_feed
-from runners.plan import Run
+from runners.plan import ImageRun
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from randlora.data.cache import DecodedCache
     from randlora.data.decode import DecodedSplit
-    from randlora.data.feed import Feed
+    from randlora.data.feed import ImageFeed
     from randlora.data.splits import Part
 
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Splits:
     """The images of a run: those it trains on, and those it is judged by."""
 
-    train: Feed
+    train: ImageFeed
     judged: DecodedSplit
     name: str
     digests: Mapping[str, str]
@@ -34,7 +34,7 @@ class Splits:
 
 
 def splits_of(
-    run: Run, model: nn.Module, *, cache: DecodedCache, device: torch.device, stop: Callable[[], bool]
+    run: ImageRun, model: nn.Module, *, cache: DecodedCache, device: torch.device, stop: Callable[[], bool]
 ) -> Splits:
     """Return the images of a run, prepared first where they are not.
 

@@ -83,7 +83,7 @@ def _carry_out(runs: Sequence[Run], launcher: Local, store: RecordStore) -> Tall
     from runners.progress import sweep_progress
 
     with stop_on_signals() as stop, sweep_progress(len(runs)) as progress:
-        bench = Bench(store=store, stop=stop, on_step=progress.on_step)
+        bench = Bench(store=store, stop=stop, on_step=progress.on_step, on_judged=progress.on_judged)
 
         def carry_out(run: Run) -> Record:
             progress.start(f"{run.key.method} on {run.key.dataset}, seed {run.key.seed}")

@@ -14,12 +14,14 @@ import torch
 from torch import nn
 
 from randlora.data.feed import Feed
-from randlora.recipe import Recipe
 from randlora.seeds import seed_for
 from randlora.tasks.base import Objective
+from randlora.training import Training
 from runners.checkpoint import Checkpointer
+from runners.gradients import Gradients
 from runners.interrupt import Interrupted
 from runners.optimizers import Optimizers
+from runners.selection import Selection
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -60,40 +62,50 @@ class TrainingClock:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What became of a training: its times, and what its record should say of it."""
+
+    clock: TrainingClock
+    notes: tuple[str, ...]
+
+
 def train(
     objective: Objective,
     *,
     backbone: Mapping[str, nn.Parameter],
-    recipe: Recipe,
+    recipe: Training,
     feed: Feed,
     accelerator: Accelerator,
     seed: int,
     checkpointer: Checkpointer,
     step_scope: Callable[[], AbstractContextManager[None]] = nullcontext,
+    selection: Selection | None = None,
     on_step: OnStep,
     stop: Callable[[], bool],
-) -> TrainingClock:
+) -> Trained:
     """Train the parameters of backbone and head, resuming from a checkpoint where there is one.
 
     Everything random in a step is a function of the seed and the step number, so a resumed run computes bit for bit
-    what an uninterrupted one does.
+    what an uninterrupted one does. Several processes share the samples of each batch among them.
 
     Args:
         objective: gives the loss of a batch.
         backbone: the trained parameters of the backbone, by name.
         recipe: how to train.
-        feed: the training images, on the accelerator's device.
+        feed: the training samples, on the accelerator's device.
         accelerator: placement, precision and gradient handling.
         seed: seed of the run.
         checkpointer: where state is kept; cleared by the caller once the run is recorded.
         step_scope: surrounds the forward and backward passes of each step.
+        selection: looks at the model now and then and has the last word on which step's tensors are kept.
         on_step: called with the completed steps, the total, and loss and learning rate now and then (else an empty
             mapping).
         stop: asked after each step; on True the state is saved and the run ends.
 
     Raises:
         DivergenceError: if the loss stops being finite.
-        DataError: if an image cannot be read.
+        DataError: if a sample cannot be read.
         Interrupted: if ``stop`` said so.
     """
     plan = recipe.plan(len(feed), seed=seed)
@@ -102,17 +114,16 @@ def train(
     parameters = {**backbone, **head}
     optimizers = Optimizers(recipe, backbone=backbone, head=head.values(), total=total)
     prepared, *optimizers.all = accelerator.prepare(objective, *optimizers.all)
+    gradients = Gradients(objective, prepared, parameters, recipe=recipe, accelerator=accelerator, scope=step_scope)
     clock = TrainingClock()
-    start = _resume(checkpointer, parameters, optimizers, clock)
+    start = _resume(checkpointer, parameters, optimizers, clock, selection)
     objective.train()
     with closing(feed.batches(plan, start=start, stop=total)) as batches:
         for step in range(start, total):
             began = time.perf_counter()
-            torch.manual_seed(seed_for(seed, "step", step))
-            images, labels = next(batches)
+            batch = next(batches)
             waited = time.perf_counter() - began
-            with step_scope():
-                loss = _step(prepared, images, labels, step=step, recipe=recipe, accelerator=accelerator)
+            loss = gradients.of(batch, step=step, seed=seed_for(seed, "step", step))
             if recipe.clip_norm is not None:
                 accelerator.clip_grad_norm_(parameters.values(), recipe.clip_norm)
             rate = optimizers.learning_rate()
@@ -120,26 +131,19 @@ def train(
             _synchronise(accelerator.device)
             clock.add(step_s=time.perf_counter() - began - waited, wait_s=waited)
             on_step(step + 1, total, _report(loss, rate, step=step, total=total))
+            if selection is not None:
+                selection.look(step + 1, total, parameters)
             stopping = stop()
             if step + 1 < total and (stopping or checkpointer.due(step + 1)):
-                _save(checkpointer, step + 1, parameters, optimizers, clock)
+                _save(checkpointer, step + 1, parameters, optimizers, clock, selection)
                 if stopping:
                     raise Interrupted(
                         f"stopped after step {step + 1} of {total}; the same command continues from there"
                     )
-    return clock
-
-
-def _step(
-    objective: nn.Module, images: Tensor, labels: Tensor, *, step: int, recipe: Recipe, accelerator: Accelerator
-) -> Tensor:
-    size = recipe.micro_batch_size or len(labels)
-    total = torch.zeros((), device=labels.device)
-    for part, part_labels in zip(images.split(size), labels.split(size), strict=True):
-        loss = objective(part, part_labels, step) * (len(part_labels) / len(labels))
-        accelerator.backward(loss)
-        total += loss.detach()
-    return total
+    notes = list(gradients.notes)
+    if selection is not None:
+        notes.append(selection.restore(parameters))
+    return Trained(clock=clock, notes=tuple(notes))
 
 
 def _report(loss: Tensor, rate: float, *, step: int, total: int) -> dict[str, float]:
@@ -155,7 +159,11 @@ def _report(loss: Tensor, rate: float, *, step: int, total: int) -> dict[str, fl
 
 
 def _resume(
-    checkpointer: Checkpointer, parameters: Mapping[str, nn.Parameter], optimizers: Optimizers, clock: TrainingClock
+    checkpointer: Checkpointer,
+    parameters: Mapping[str, nn.Parameter],
+    optimizers: Optimizers,
+    clock: TrainingClock,
+    selection: Selection | None,
 ) -> int:
     state = checkpointer.restore(parameters)
     if state is None:
@@ -163,6 +171,8 @@ def _resume(
     optimizers.load_state_dict(state["optimizers"])
     clock.steps_s[:] = state["steps_s"]
     clock.waits_s[:] = state["waits_s"]
+    if selection is not None:
+        selection.load_state_dict(state["selection"])
     return int(state["step"])
 
 
@@ -172,11 +182,13 @@ def _save(
     parameters: Mapping[str, nn.Parameter],
     optimizers: Optimizers,
     clock: TrainingClock,
+    selection: Selection | None,
 ) -> None:
     extra: dict[str, Any] = {
         "optimizers": optimizers.state_dict(),
         "steps_s": clock.steps_s,
         "waits_s": clock.waits_s,
+        "selection": None if selection is None else selection.state_dict(),
     }
     checkpointer.save(step, parameters, extra=extra)
 

@@ -85,6 +85,13 @@ class Backbone(ABC):
         """
 
     @abstractmethod
+    def recompute_blocks(self, model: nn.Module) -> None:
+        """Let the model keep only the inputs of its transformer blocks, and run each again in the backward pass.
+
+        Takes effect in training mode and changes no bit of a result.
+        """
+
+    @abstractmethod
     def with_random_weights(self) -> Self:
         """Return the backbone without its weights: ``build`` starts at random from the seed."""
 

@@ -136,6 +136,11 @@ class OpenClip(ImageBackbone):
 
         return similarities
 
+    def recompute_blocks(self, model: nn.Module) -> None:
+        """See :meth:`randlora.backbones.base.Backbone.recompute_blocks`."""
+        clip: Any = model
+        clip.set_grad_checkpointing(True)
+
     def with_random_weights(self) -> Self:
         """Return the backbone with neither checkpoint nor tag."""
         return replace(self, pretrained=None, checkpoint=None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from randlora.backbones.files import digest, in_hub_cache
 from randlora.backbones.random_start import own_stream
 from randlora.backbones.torchvision_guard import import_torchvision
 from randlora.checks import check_choice, check_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: Mapping[Dtype, torch.dtype] = {
@@ -103,6 +106,36 @@ class LanguageModel(Backbone):
         tokens = torch.randint(vocabulary, (batch, PROBE_TOKENS), generator=generator)
         tokens = tokens.to(next(model.parameters()).device)
         return lambda: language(input_ids=tokens).logits
+
+    def recompute_blocks(self, model: nn.Module) -> None:
+        """See :meth:`randlora.backbones.base.Backbone.recompute_blocks`."""
+        language: Any = model
+        language.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def tokenizer(self, *, root: Path) -> PreTrainedTokenizerBase:
+        """Return the tokenizer that belongs to the weights; it pads on the left.
+
+        One without a padding token pads with token 0, as the released scripts do; padding is always masked.
+
+        Raises:
+            WeightsError: if there is none, or no weights it could belong to.
+        """
+        folder = self._folder(root)
+        source = self.hub_id if folder is None else str(folder)
+        if source is None:
+            raise WeightsError(
+                f"backbone {self.name} has random weights and no tokenizer; give the folder of a model that has both: "
+                "backbone.checkpoint=PATH"
+            )
+        try:
+            found = _transformers().AutoTokenizer.from_pretrained(
+                source, revision=self.revision if folder is None else None, padding_side="left"
+            )
+        except Exception as error:
+            raise self._unavailable(source, error) from error
+        if found.pad_token_id is None:
+            found.pad_token = found.convert_ids_to_tokens(0)
+        return found
 
     def with_random_weights(self) -> Self:
         """Return the backbone with neither hub nor checkpoint."""

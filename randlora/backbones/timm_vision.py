@@ -116,6 +116,11 @@ class TimmVision(ImageBackbone):
         width: Any = model.num_features
         return int(width)
 
+    def recompute_blocks(self, model: nn.Module) -> None:
+        """See :meth:`randlora.backbones.base.Backbone.recompute_blocks`."""
+        vision: Any = model
+        vision.set_grad_checkpointing(True)
+
     def with_random_weights(self) -> Self:
         """Return the backbone with neither checkpoint nor tag."""
         return replace(self, pretrained=None, checkpoint=None)

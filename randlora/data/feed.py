@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEPTH = 3  # batches read ahead
-Batch = tuple["Float32[Tensor, 'b 3 s s']", "Int64[Tensor, ' b']"]
+Batch = tuple["Tensor", ...]
+ImageBatch = tuple["Float32[Tensor, 'b 3 s s']", "Int64[Tensor, ' b']"]
 Batches = Generator[Batch, None, None]
 
 
@@ -45,7 +46,23 @@ class Look:
 
 
 class Feed(ABC):
-    """Training images with their labels, as batches."""
+    """Training samples as batches: tensors on the device with the samples along their first side."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of training samples."""
+
+    @abstractmethod
+    def batches(self, plan: BatchPlan, *, start: int, stop: int) -> Batches:
+        """Yield the batches of steps ``start`` to ``stop - 1``; close the iterator to end early.
+
+        Raises:
+            DataError: if a sample cannot be read.
+        """
+
+
+class ImageFeed(Feed):
+    """Training images with their labels: batches of normalised images (float32 b x 3 x s x s) and labels (int64 b)."""
 
     def __init__(self, labels: Int64[Tensor, " n"], *, look: Look, device: torch.device) -> None:
         self.labels = labels.to(device)
@@ -56,19 +73,11 @@ class Feed(ABC):
         """Return the number of training images."""
         return len(self.labels)
 
-    @abstractmethod
-    def batches(self, plan: BatchPlan, *, start: int, stop: int) -> Batches:
-        """Yield normalised images and labels of steps ``start`` to ``stop - 1``; close the iterator to end early.
-
-        Raises:
-            DataError: if an image cannot be read.
-        """
-
-    def _finish(self, images: UInt8[Tensor, "b 3 s s"], labels: Int64[Tensor, " b"]) -> Batch:
+    def _finish(self, images: UInt8[Tensor, "b 3 s s"], labels: Int64[Tensor, " b"]) -> ImageBatch:
         return normalise(images, self.look.mean, self.look.std), labels
 
 
-class StoredFeed(Feed):
+class StoredFeed(ImageFeed):
     """Decoded images; crops, flips and normalisation run on whole batches on the device.
 
     Up to ``resident_bytes`` the chosen images are copied to the device once. Larger sets stay where they are, in memory
@@ -116,12 +125,12 @@ class StoredFeed(Feed):
         gathered = torch.empty((len(chosen), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
         return torch.index_select(self.images, 0, chosen, out=gathered)
 
-    def _altered(self, images: Tensor, chosen: Tensor, plan: BatchPlan, step: int) -> Batch:
+    def _altered(self, images: Tensor, chosen: Tensor, plan: BatchPlan, step: int) -> ImageBatch:
         altered = augment(images, plan.augment_seeds(step), self.look.augmentation)
         return self._finish(altered, self.labels[chosen])
 
 
-class OriginalFeed(Feed):
+class OriginalFeed(ImageFeed):
     """Encoded images of full size, decoded and cropped anew for every batch by Pillow, as torchvision does it.
 
     Args:

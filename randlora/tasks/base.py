@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
@@ -36,21 +36,39 @@ class Vocabulary:
 
 
 class Objective(nn.Module, ABC):
-    """A model with its loss and its classifier.
+    """A model with its loss.
 
     Attributes:
-        model: the backbone, adapted or not.
+        backbone: what the model is.
+        model: the model, adapted or not.
         head: modules trained beside the backbone; empty if none.
     """
 
-    def __init__(self, backbone: ImageBackbone, model: nn.Module) -> None:
+    def __init__(self, backbone: Backbone, model: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.model = model
         self.head = nn.ModuleDict()
 
     @abstractmethod
-    def forward(self, images: Float[Tensor, "n 3 h w"], labels: Int[Tensor, " n"], step: int) -> Float[Tensor, ""]:
+    def forward(self, *batch: Any, **at: Any) -> Float[Tensor, ""]:
+        """Return the mean training loss of a batch (tensors with the samples along their first side), ``step=`` given.
+
+        Everything random in it comes from torch's generator, which the trainer seeds for each step.
+        """
+
+    def units(self, *batch: Tensor) -> int | Float[Tensor, ""]:
+        """Return over how many things the loss of a batch is a mean; parts of a batch are weighted by it."""
+        return len(batch[0])
+
+
+class ImageObjective(Objective):
+    """A model with its loss on images and its classifier."""
+
+    backbone: ImageBackbone
+
+    @abstractmethod
+    def forward(self, images: Float[Tensor, "n 3 h w"], labels: Int[Tensor, " n"], *, step: int) -> Float[Tensor, ""]:
         """Return the training loss of a batch at a step."""
 
     @abstractmethod
@@ -69,10 +87,20 @@ class Task(ABC):
     """A frozen description of an objective."""
 
     has_head: ClassVar[bool] = False
+
+    @abstractmethod
+    def check_backbone(self, backbone: Backbone) -> None:
+        """Raise ValueError unless the backbone can do what the task asks of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTask(Task):
+    """What is predicted of an image."""
+
     needs_text: ClassVar[bool] = False
 
     def check_backbone(self, backbone: Backbone) -> None:
-        """Raise ValueError unless the backbone can do what the task asks of it."""
+        """Raise ValueError unless the backbone turns images into features, and texts where the task needs them."""
         if not isinstance(backbone, ImageBackbone):
             raise ValueError(
                 f"backbone {backbone.name} is a {backbone.kind}; the task {type(self).__name__} needs an image backbone"
@@ -84,7 +112,7 @@ class Task(ABC):
             )
 
     @abstractmethod
-    def build(self, *, backbone: ImageBackbone, model: nn.Module, vocabulary: Vocabulary, seed: int) -> Objective:
+    def build(self, *, backbone: ImageBackbone, model: nn.Module, vocabulary: Vocabulary, seed: int) -> ImageObjective:
         """Return the objective around a model whose weights are loaded and not yet adapted."""
 
     def head_size(self, *, backbone: ImageBackbone, model: nn.Module, n_classes: int) -> int:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from randlora.backbones.base import ImageBackbone
 from randlora.checks import check_share, is_number
 from randlora.seeds import generator_for
-from randlora.tasks.base import Objective, Task, Vocabulary
+from randlora.tasks.base import ImageObjective, ImageTask, Vocabulary
 from randlora.tasks.image_text import class_embeddings
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrozenTextHead(Task):
+class FrozenTextHead(ImageTask):
     """The image tower alone, under a head made once from the data set's templates (paper section 5.2, vision only).
 
     Attributes:
@@ -46,7 +46,7 @@ class FrozenTextHead(Task):
         return FrozenTextObjective(backbone, model, weights * scale, label_smoothing=self.label_smoothing)
 
 
-class FrozenTextObjective(Objective):
+class FrozenTextObjective(ImageObjective):
     """See :class:`FrozenTextHead`."""
 
     weights: Tensor
@@ -56,7 +56,7 @@ class FrozenTextObjective(Objective):
         self.register_buffer("weights", weights, persistent=False)
         self.label_smoothing = label_smoothing
 
-    def forward(self, images: Float[Tensor, "n 3 h w"], labels: Int[Tensor, " n"], step: int) -> Float[Tensor, ""]:
+    def forward(self, images: Float[Tensor, "n 3 h w"], labels: Int[Tensor, " n"], *, step: int) -> Float[Tensor, ""]:
         """Return the cross-entropy under the frozen head."""
         logits = self.logits(images, self.weights).float()
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
@@ -67,7 +67,7 @@ class FrozenTextObjective(Objective):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearHead(Task):
+class LinearHead(ImageTask):
     """A trained linear head on image features, without bias (paper section 5.2, DINOv2).
 
     Attributes:
@@ -96,7 +96,7 @@ class LinearHead(Task):
         return LinearObjective(backbone, model, start.to(device), label_smoothing=self.label_smoothing)
 
 
-class LinearObjective(Objective):
+class LinearObjective(ImageObjective):
     """See :class:`LinearHead`."""
 
     def __init__(self, backbone: ImageBackbone, model: nn.Module, start: Tensor, *, label_smoothing: float) -> None:
@@ -107,7 +107,7 @@ class LinearObjective(Objective):
         self.head["linear"] = linear
         self.label_smoothing = label_smoothing
 
-    def forward(self, images: Float[Tensor, "n 3 h w"], labels: Int[Tensor, " n"], step: int) -> Float[Tensor, ""]:
+    def forward(self, images: Float[Tensor, "n 3 h w"], labels: Int[Tensor, " n"], *, step: int) -> Float[Tensor, ""]:
         """Return the cross-entropy under the head."""
         logits = self.linear(self.backbone.image_features(self.model, images)).float()
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from randlora.backbones.base import ImageBackbone
 from randlora.checks import check_choice, check_share
-from randlora.tasks.base import Objective, Task, Vocabulary
+from randlora.tasks.base import ImageObjective, ImageTask, Vocabulary
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -23,7 +23,7 @@ Prompts = Literal["prompt", "templates"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageText(Task):
+class ImageText(ImageTask):
     """Cross-entropy of image features against text features, both towers in the graph.
 
     Attributes:
@@ -57,7 +57,7 @@ class ImageText(Task):
         return ImageTextObjective(self, backbone, model, vocabulary)
 
 
-class ImageTextObjective(Objective):
+class ImageTextObjective(ImageObjective):
     """See :class:`ImageText`."""
 
     def __init__(self, task: ImageText, backbone: ImageBackbone, model: nn.Module, vocabulary: Vocabulary) -> None:
@@ -68,7 +68,7 @@ class ImageTextObjective(Objective):
         self.train_tokens = self._tokens(vocabulary, both[task.train_prompts], device)
         self.test_tokens = self._tokens(vocabulary, both[task.test_prompts], device)
 
-    def forward(self, images: Float[Tensor, "n 3 h w"], labels: Int[Tensor, " n"], step: int) -> Float[Tensor, ""]:
+    def forward(self, images: Float[Tensor, "n 3 h w"], labels: Int[Tensor, " n"], *, step: int) -> Float[Tensor, ""]:
         """Return the image-to-text cross-entropy."""
         tokens = self.train_tokens[step % len(self.train_tokens)]
         features = self.backbone.image_features(self.model, images)

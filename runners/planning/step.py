@@ -113,7 +113,7 @@ class RunStep:
         with self.adaptation.accumulating():
             for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
                 with self._autocast():
-                    loss = self.objective(images, labels, 0)
+                    loss = self.objective(images, labels, step=0)
                 on_phase("forward")
                 loss = loss.float() * (len(labels) / recipe.batch_size)
                 loss.backward()

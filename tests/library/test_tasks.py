@@ -139,7 +139,7 @@ def test_templates_take_turns_in_training(micro: OpenClip, micro_model: nn.Modul
     task = image_text(negatives="classes", train_prompts="templates", test_prompts="templates")
     built = task.build(backbone=micro, model=micro_model, vocabulary=VOCABULARY, seed=1)
     images, labels = torch.randn(3, 3, 32, 32), torch.tensor([0, 1, 2])
-    losses = [float(built(images, labels, step).detach()) for step in range(3)]
+    losses = [float(built(images, labels, step=step).detach()) for step in range(3)]
     assert losses[0] == losses[2] != losses[1]
 
 

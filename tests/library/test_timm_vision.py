@@ -93,7 +93,7 @@ def test_a_step_with_a_linear_head_lowers_the_loss(method: str, small: TimmVisio
     images, labels = torch.randn(6, 3, 42, 42, generator=generator), torch.tensor([0, 1, 2, 0, 1, 2])
     losses = []
     for step in range(3):
-        loss = objective(images, labels, step)
+        loss = objective(images, labels, step=step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

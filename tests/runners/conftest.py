@@ -3,7 +3,6 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +73,14 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Send SIGINT once after so many steps of a verb that shows steps."""
 
     def arm(steps: int) -> None:
-        @contextmanager
-        def progress(title: str) -> Iterator[Callable[[int, int, Mapping[str, float]], None]]:
-            yield lambda done, total, values: signal.raise_signal(signal.SIGINT) if done == steps else None
+        shown = runners.progress.RunProgress.on_step
 
-        monkeypatch.setattr(runners.progress, "step_progress", progress)
+        def interrupted(self: runners.progress.RunProgress, done: int, total: int, values: Mapping[str, float]) -> None:
+            shown(self, done, total, values)
+            if done == steps:
+                signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(runners.progress.RunProgress, "on_step", interrupted)
 
     return arm
 

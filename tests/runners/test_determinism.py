@@ -147,9 +147,9 @@ def test_micro_batches_add_up_to_the_batch(lab: Lab, monkeypatch: pytest.MonkeyP
     sizes: list[int] = []
     forward = ImageTextObjective.forward
 
-    def counted(self: ImageTextObjective, images: torch.Tensor, labels: torch.Tensor, step: int) -> torch.Tensor:
+    def counted(self: ImageTextObjective, images: torch.Tensor, labels: torch.Tensor, *, step: int) -> torch.Tensor:
         sizes.append(len(labels))
-        return forward(self, images, labels, step)
+        return forward(self, images, labels, step=step)
 
     monkeypatch.setattr(ImageTextObjective, "forward", counted)
     shape = ("method=lora", "method.rank=2", "recipe.shots=2", "recipe.batch_size=6", "recipe.max_steps=3")
@@ -170,9 +170,9 @@ def test_an_image_is_altered_anew_each_time_it_is_drawn(lab: Lab, monkeypatch: p
     seen: list[torch.Tensor] = []
     forward = ImageTextObjective.forward
 
-    def kept(self: ImageTextObjective, images: torch.Tensor, labels: torch.Tensor, step: int) -> torch.Tensor:
+    def kept(self: ImageTextObjective, images: torch.Tensor, labels: torch.Tensor, *, step: int) -> torch.Tensor:
         seen.append(images[labels.argsort()])
-        return forward(self, images, labels, step)
+        return forward(self, images, labels, step=step)
 
     monkeypatch.setattr(ImageTextObjective, "forward", kept)
     shape = ("method=lora", "method.rank=1", "recipe.batch_size=3", "recipe.max_steps=2")

@@ -7,8 +7,8 @@ import torch
 from lab import ROOT, Lab
 
 from randlora.data.decode import DecodedSplit
-from randlora.data.feed import Feed, OriginalFeed, StoredFeed
-from randlora.tasks.base import Objective, Vocabulary
+from randlora.data.feed import ImageFeed, OriginalFeed, StoredFeed
+from randlora.tasks.base import ImageObjective, Vocabulary
 from results.record import Record
 from runners.evaluate import BLOCK, Predictions, predict
 from runners.plan import Run
@@ -19,20 +19,22 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def fed(monkeypatch: pytest.MonkeyPatch) -> list[Feed]:
+def fed(monkeypatch: pytest.MonkeyPatch) -> list[ImageFeed]:
     """The feeds that runs of this test train from."""
-    feeds: list[Feed] = []
-    init = Feed.__init__
+    feeds: list[ImageFeed] = []
+    init = ImageFeed.__init__
 
-    def remember(self: Feed, *args: object, **kwargs: object) -> None:
+    def remember(self: ImageFeed, *args: object, **kwargs: object) -> None:
         feeds.append(self)
         init(self, *args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Feed, "__init__", remember)
+    monkeypatch.setattr(ImageFeed, "__init__", remember)
     return feeds
 
 
-def test_training_from_the_device_and_from_images_read_ahead(finished: Finished, lab: Lab, fed: list[Feed]) -> None:
+def test_training_from_the_device_and_from_images_read_ahead(
+    finished: Finished, lab: Lab, fed: list[ImageFeed]
+) -> None:
     first, run, _ = finished
     ahead = lab.run("method=randlora", "machine.resident_mib=0")
     assert ahead.id == run.id
@@ -43,7 +45,7 @@ def test_training_from_the_device_and_from_images_read_ahead(finished: Finished,
     assert lab.trained(run) == first.trained(run)
 
 
-def test_training_from_originals_with_any_number_of_workers(finished: Finished, lab: Lab, fed: list[Feed]) -> None:
+def test_training_from_originals_with_any_number_of_workers(finished: Finished, lab: Lab, fed: list[ImageFeed]) -> None:
     first, stored, _ = finished
     usual, other = lab.run(*ORIGINAL, "machine.workers=0"), lab.beside("other")
     lab.execute(usual)
@@ -55,7 +57,7 @@ def test_training_from_originals_with_any_number_of_workers(finished: Finished, 
     assert lab.trained(usual)[0] != first.trained(stored)[0]
 
 
-def test_originals_of_a_run_are_cropped_from_the_images_it_was_dealt(lab: Lab, fed: list[Feed]) -> None:
+def test_originals_of_a_run_are_cropped_from_the_images_it_was_dealt(lab: Lab, fed: list[ImageFeed]) -> None:
     """Without random crops and flips both kinds of pixels are the same, so the runs are too."""
     plain = ("method=randlora", "recipe.crop=none", "recipe.flip=false")
     stored, other = lab.run(*plain), lab.beside("other")
@@ -67,7 +69,7 @@ def test_originals_of_a_run_are_cropped_from_the_images_it_was_dealt(lab: Lab, f
 
 
 @pytest.fixture(scope="module")
-def judged(finished: Finished) -> tuple[Objective, DecodedSplit]:
+def judged(finished: Finished) -> tuple[ImageObjective, DecodedSplit]:
     """An untrained model, and as many test images as two blocks and a rest take."""
     lab, run, _ = finished
     model = run.backbone.build(root=ROOT, device=CPU, seed=1)
@@ -78,19 +80,19 @@ def judged(finished: Finished) -> tuple[Objective, DecodedSplit]:
     return objective, split.subset(torch.arange(2 * BLOCK + 17) % len(split))
 
 
-def predicted(judged: tuple[Objective, DecodedSplit], batch_size: int) -> Predictions:
+def predicted(judged: tuple[ImageObjective, DecodedSplit], batch_size: int) -> Predictions:
     objective, split = judged
     return predict(objective, split, mean=(0.5,) * 3, std=(0.25,) * 3, batch_size=batch_size, device=CPU)
 
 
 @pytest.fixture(scope="module")
-def expected(judged: tuple[Objective, DecodedSplit]) -> Predictions:
+def expected(judged: tuple[ImageObjective, DecodedSplit]) -> Predictions:
     return predicted(judged, 200)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 500])
 def test_predictions_are_the_same_for_any_batch_size(
-    judged: tuple[Objective, DecodedSplit], expected: Predictions, batch_size: int
+    judged: tuple[ImageObjective, DecodedSplit], expected: Predictions, batch_size: int
 ) -> None:
     found = predicted(judged, batch_size)
     assert len(found.predicted) == 217
@@ -98,7 +100,7 @@ def test_predictions_are_the_same_for_any_batch_size(
 
 
 def test_the_model_sees_every_image_once_in_blocks_of_one_size(
-    judged: tuple[Objective, DecodedSplit], monkeypatch: pytest.MonkeyPatch
+    judged: tuple[ImageObjective, DecodedSplit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objective, split = judged
     shapes: list[int] = []

@@ -1,0 +1,106 @@
+"""The gradient of one optimizer step, from micro-batches and on one process or several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from randlora.data.feed import Batch
+from randlora.tasks.base import Objective
+from randlora.training import Training
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class Gradients:
+    """Takes the gradient of the mean loss of a batch, part by part.
+
+    A part that does not fit the accelerator's memory is taken in halves, from that step on; the batch stays the same.
+
+    Args:
+        objective: gives the loss of a part, and over how many things it is a mean.
+        prepared: the same, as the accelerator runs it.
+        parameters: what is trained, by name.
+        recipe: says how large parts are.
+        accelerator: precision and processes.
+        scope: surrounds the passes of each step.
+
+    Attributes:
+        notes: what was changed to make a step fit, in words.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        prepared: nn.Module,
+        parameters: Mapping[str, nn.Parameter],
+        *,
+        recipe: Training,
+        accelerator: Accelerator,
+        scope: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.objective = objective
+        self.prepared = prepared
+        self.parameters = parameters
+        self.accelerator = accelerator
+        self.scope = scope
+        self.size = recipe.micro_batch_size
+        self.notes: tuple[str, ...] = ()
+
+    def of(self, batch: Batch, *, step: int, seed: int) -> Tensor:
+        """Leave the gradient in the parameters and return the loss, a tensor of one number.
+
+        Args:
+            batch: all samples of the step; every process is given the same.
+            step: number of the step, from 0.
+            seed: of everything random in it.
+
+        Raises:
+            torch.OutOfMemoryError: if a single sample does not fit, or with several processes.
+        """
+        while True:
+            torch.manual_seed(seed)
+            try:
+                with self.scope():
+                    return self._add_up(batch, step=step)
+            except torch.OutOfMemoryError as error:
+                # not from in here, where the exception keeps the tensors of the step alive
+                reason = str(error).partition("\n")[0]
+            self._halve(batch, step=step, reason=reason)
+
+    def _add_up(self, batch: Batch, *, step: int) -> Tensor:
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        whole = self.objective.units(*batch)
+        own = batch if processes == 1 else tuple(side[rank::processes] for side in batch)
+        total = torch.zeros((), device=self.accelerator.device)
+        size = self.size or max(1, -(-len(batch[0]) // processes))
+        for part in zip(*(side.split(size) for side in own), strict=True):
+            share = self.objective.units(*part) / whole
+            loss = self.prepared(*part, step=step) * share
+            # gradients of several processes are averaged, and each has but its share
+            self.accelerator.backward(loss * processes if processes > 1 else loss)
+            total += loss.detach()
+        return total if processes == 1 else self.accelerator.reduce(total, reduction="sum")
+
+    def _halve(self, batch: Batch, *, step: int, reason: str) -> None:
+        size = min(self.size or len(batch[0]), len(batch[0]))
+        if size == 1 or self.accelerator.num_processes > 1:
+            raise torch.OutOfMemoryError(
+                f"step {step + 1}: {reason}; set a smaller recipe.micro_batch_size"
+                if size > 1
+                else f"step {step + 1}: a single sample does not fit: {reason}"
+            )
+        self.size = size // 2
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.notes += (
+            f"out of memory at step {step + 1}: micro-batches of {self.size} instead of {size} samples from there on; "
+            "the batch is the same",
+        )
