@@ -161,8 +161,9 @@ class _Search:
             use_cache=True,
             logits_to_keep=1,
         )
-        output.past_key_values.batch_repeat_interleave(self.config.num_beams)
-        return output.past_key_values
+        from randlora.tasks.beam_cache import share_prompt
+
+        return share_prompt(output.past_key_values, beams=self.config.num_beams, room=self.config.max_new_tokens)
 
     def _text(self, prompt: Sequence[int], row: Sequence[int]) -> str:
         """Return a continuation as text: what the whole text adds to the prompt, up to the first end."""

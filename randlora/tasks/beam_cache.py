@@ -1,0 +1,80 @@
+"""Keys and values of a beam search: those of the prompt stay where they are, those of the beams grow in place.
+
+The beams of a prompt continue the same tokens, so moving from beam to beam need not copy the prompt's keys and values,
+which are most of them; and room for the new ones is kept, so that a step need not copy what is there.
+
+This module imports transformers; import it where a language model is at hand.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.cache_utils import DynamicLayer
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+class BeamLayer(DynamicLayer):
+    """One layer's keys and values for ``beams`` continuations of every prompt.
+
+    Args:
+        read: the layer after the prompts were read once; n rows.
+        beams: continuations of each; rows of the same prompt stand together.
+        room: tokens that may follow.
+    """
+
+    def __init__(self, read: DynamicLayer, *, beams: int, room: int) -> None:
+        super().__init__()
+        self.prompt = read.keys.shape[-2]
+        self.length = self.prompt
+        self.roomy_keys = _with_room(read.keys, beams=beams, room=room)
+        self.roomy_values = _with_room(read.values, beams=beams, room=room)
+        self.dtype, self.device = read.keys.dtype, read.keys.device
+        self.is_initialized = True
+        self._show()
+
+    def update(
+        self, key_states: Float[Tensor, "rows heads new d"], value_states: Float[Tensor, "rows heads new d"], *_: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write new keys and values behind those that are there, and return all."""
+        start, self.length = self.length, self.length + key_states.shape[-2]
+        self.roomy_keys[:, :, start : self.length] = key_states
+        self.roomy_values[:, :, start : self.length] = value_states
+        self._show()
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: Int[Tensor, " rows"]) -> None:
+        """Let every row go on from another row of the same prompt."""
+        for whole in (self.roomy_keys, self.roomy_values):
+            grown = whole[:, :, self.prompt : self.length]
+            grown.copy_(grown.index_select(0, beam_idx))
+
+    def _show(self) -> None:
+        self.keys = self.roomy_keys[:, :, : self.length]
+        self.values = self.roomy_values[:, :, : self.length]
+
+
+def share_prompt(cache: Any, *, beams: int, room: int) -> Any:
+    """Return a cache of prompts that were read once as one of ``beams`` rows for each.
+
+    Layers that keep less than all tokens, such as those of a sliding window, are copied row by row instead.
+    """
+    for place, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer:
+            cache.layers[place] = BeamLayer(layer, beams=beams, room=room)
+        else:
+            layer.batch_repeat_interleave(beams)
+    return cache
+
+
+def _with_room(
+    states: Float[Tensor, "n heads tokens d"], *, beams: int, room: int
+) -> Float[Tensor, "rows heads more d"]:
+    n, heads, tokens, width = states.shape
+    whole = torch.empty(n * beams, heads, tokens + room, width, dtype=states.dtype, device=states.device)
+    whole[:, :, :tokens] = states.repeat_interleave(beams, dim=0)
+    return whole
