@@ -177,6 +177,7 @@ def test_the_recipe_is_the_papers(name: str, planner: Planner) -> None:
     micro = {"clip_vit_l14": {64}, "clip_vit_h14": {64, 32}}.get(name, {None})
     seen = set()
     for labels, run in runs_of(name, planner):
+        assert isinstance(run, ImageRun)
         recipe, data = run.recipe, labels["data"]
         assert recipe.shots == shots.get(data)
         assert recipe.fraction == (0.5 if data == "50%" else 1.0)
