@@ -59,7 +59,7 @@ LABELS = torch.tensor([2, 0, 2, 1, 0])
 
 def loss_of(task: Any, *, labels: Tensor = LABELS, logit_scale: float = 1.5) -> float:
     built = task.build(backbone=Plane(), model=Model(logit_scale), vocabulary=VOCABULARY, seed=1)
-    return float(built(IMAGES[: len(labels)], labels, 0).detach())
+    return float(built(IMAGES[: len(labels)], labels, step=0).detach())
 
 
 def image_text(**changes: Any) -> ImageText:
@@ -167,7 +167,7 @@ def test_the_frozen_head_is_clip_s_zero_shot_classifier(micro: OpenClip, micro_m
 def test_the_frozen_head_sends_no_gradient_to_the_text_tower(micro: OpenClip, micro_model: nn.Module) -> None:
     built = FrozenTextHead(label_smoothing=0.0).build(backbone=micro, model=micro_model, vocabulary=VOCABULARY, seed=1)
     assert not built.weights.requires_grad
-    built(torch.randn(3, 3, 32, 32), torch.tensor([0, 1, 2]), 0).backward()
+    built(torch.randn(3, 3, 32, 32), torch.tensor([0, 1, 2]), step=0).backward()
     for name, parameter in micro_model.named_parameters():
         assert (parameter.grad is not None) == name.startswith("visual."), name
 
@@ -182,7 +182,7 @@ def test_the_frozen_head_stays_as_the_towers_move(micro: OpenClip, micro_model: 
 
 def test_both_towers_and_the_temperature_learn_from_image_text(micro: OpenClip, micro_model: nn.Module) -> None:
     built = image_text().build(backbone=micro, model=micro_model, vocabulary=VOCABULARY, seed=1)
-    built(torch.randn(3, 3, 32, 32), torch.tensor([0, 1, 2]), 0).backward()
+    built(torch.randn(3, 3, 32, 32), torch.tensor([0, 1, 2]), step=0).backward()
     for name, parameter in micro_model.named_parameters():
         assert parameter.grad is not None, name
         assert name == "logit_scale" or bool(parameter.grad.abs().sum() > 0), name
@@ -212,7 +212,7 @@ def test_scores_of_a_linear_head_are_those_it_trains_on(micro: OpenClip, micro_m
     images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 1])
     with torch.no_grad():
         scores = built.logits(images, built.classifier())
-        assert float(built(images, labels, 0)) == pytest.approx(float(F.cross_entropy(scores, labels)), rel=1e-5)
+        assert float(built(images, labels, step=0)) == pytest.approx(float(F.cross_entropy(scores, labels)), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["clip", "clip_vision", "linear_head", "micro_clip", "pretrain"])
@@ -244,7 +244,7 @@ def test_every_adapter_learns_in_both_towers(name: str, micro: OpenClip, micro_m
     with torch.no_grad():
         for parameter in adaptation.trainable().values():
             parameter += 0.01
-    built(torch.randn(3, 3, 32, 32), torch.tensor([0, 1, 2]), 0).backward()
+    built(torch.randn(3, 3, 32, 32), torch.tensor([0, 1, 2]), step=0).backward()
     for key, parameter in adaptation.trainable().items():
         assert parameter.grad is not None, key
         assert parameter.grad.abs().sum() > 0, key
