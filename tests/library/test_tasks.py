@@ -200,7 +200,7 @@ def test_a_linear_head_is_counted_trained_and_seeded(micro: OpenClip, micro_mode
     assert torch.equal(one.classifier(), again.classifier())
     assert not torch.equal(one.classifier(), other.classifier())
     assert float(one.classifier().std()) == pytest.approx(0.02, rel=0.15)
-    one(torch.randn(3, 3, 32, 32), torch.tensor([0, 1, 2]), 0).backward()
+    one(torch.randn(3, 3, 32, 32), torch.tensor([0, 1, 2]), step=0).backward()
     assert parameters[0].grad is not None
     assert micro_model.text_projection.grad is None
 
