@@ -25,6 +25,7 @@ VERBS = {
     "audit": "check the contract of a method on a backbone",
     "bench": "time and memory of a training step, subject beside subject",
     "input_bench": "throughput of training with every way of feeding images",
+    "answer_bench": "questions answered per second, in batches and as published",
     "export": "write the adapter of a run in the files of peft",
     "publish": "copy a table's records to where they are committed",
     "pretrain": "train the embedded CLIP from nothing",

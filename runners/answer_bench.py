@@ -1,0 +1,191 @@
+"""randlora answer_bench: questions answered per second, in batches and the way the published scripts do it.
+
+The published scripts put one prompt at a time to transformers' beam search. Rounds take every way in turns; ratios are
+taken within rounds. Answers of every way are compared with those of the published one. Nothing is trained.
+
+Examples:
+  randlora answer_bench                                       the embedded model, some minutes
+  randlora answer_bench questions=16 rounds=3 batch_sizes=[8,16]
+  randlora answer_bench backbone=qwen2_0_5b machine.device=cuda batch_sizes=[64,256] questions=256 name=answers_gpu
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from runners.compose import ConfigError, check_seed, instantiate, plain
+from runners.machine import ROOT
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from randlora.data.question import Question
+    from randlora.tasks.answers import AnswerProtocol
+    from randlora.tasks.generation import Generated
+    from results.answer_record import AnswerBenchmark, AnswerResult
+
+CONFIG = "answer_bench"
+RESULTS = ROOT / "results" / "bench"
+PUBLISHED = ROOT / "results" / "published" / "answers"
+PAGE = ROOT / "docs" / "COMMONSENSE.md"
+
+
+def main(config: DictConfig) -> int:
+    """Measure, print the table and write the files; return 0."""
+    _check(config)
+    from results.answer_tables import markdown
+
+    benchmark = _measure(config)
+    print(markdown(benchmark))
+    folders = [Path(str(config.to)).expanduser() if config.to is not None else RESULTS / benchmark.name]
+    folders += [PUBLISHED / benchmark.name] if config.publish else []
+    for folder in folders:
+        print("\n".join(str(path) for path in write_all(benchmark, folder)))
+    if config.publish:
+        _refresh_page()
+    return 0
+
+
+def write_all(benchmark: AnswerBenchmark, folder: Path) -> tuple[Path, ...]:
+    """Write `name.json` with every number, `name.md` and `name.csv`; raises StoreError."""
+    from results import answer_record, answer_tables
+    from results.files import write_text
+
+    return (
+        answer_record.write(benchmark, folder / f"{benchmark.name}.json"),
+        write_text(folder / f"{benchmark.name}.md", answer_tables.markdown(benchmark)),
+        write_text(folder / f"{benchmark.name}.csv", answer_tables.csv(benchmark)),
+    )
+
+
+def _measure(config: DictConfig) -> AnswerBenchmark:
+    from randlora.tasks.prompt_batches import token_ids
+    from results.answer_record import AnswerBenchmark
+    from runners.benchmark.environment import environment
+
+    settings, started_at = instantiate(config), datetime.now(UTC)
+    backbone, machine, recipe = settings["backbone"], settings["machine"], settings["recipe"]
+    protocol = getattr(recipe.task, "protocol", None)
+    if protocol is None:
+        raise ConfigError(f"recipe={type(recipe.task).__name__} answers no questions; valid: recipe=micro_commonsense")
+    try:
+        recipe.task.check_backbone(backbone)
+        device = machine.torch_device()
+        machine.prepare()
+        model = backbone.build(root=ROOT, device=device, seed=config.seed).eval()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    tokenizer = backbone.tokenizer(root=ROOT)
+    questions = _drawn(settings["dataset"], config.questions, seed=config.seed, root=machine.data_path)
+    prompts = [protocol.prompt.evaluation(question) for question in questions]
+    lengths = sorted(map(len, token_ids(tokenizer, prompts)))
+    return AnswerBenchmark(
+        name=str(config.name),
+        model=f"{backbone.name} in {str(next(model.parameters()).dtype).removeprefix('torch.')}",
+        dataset=settings["dataset"].title,
+        questions=len(prompts),
+        tokens=(lengths[0], lengths[len(lengths) // 2], lengths[-1]),
+        protocol=plain(config.recipe.task.protocol),
+        environment=environment(device, started_at),
+        ways=_in_turns(model, tokenizer, prompts, protocol=protocol, config=config),
+    )
+
+
+def _in_turns(
+    model: nn.Module, tokenizer: Any, prompts: Sequence[str], *, protocol: AnswerProtocol, config: DictConfig
+) -> tuple[AnswerResult, ...]:
+    from randlora.tasks.answers import response_of
+    from randlora.tasks.generation import Generated, generate_texts
+    from randlora.tasks.published_generation import respond_as_published
+    from results.answer_record import PUBLISHED, AnswerResult
+    from runners.benchmark.progress import stage_progress
+    from runners.benchmark.timing import interleave
+
+    beams, most = protocol.beams, protocol.max_new_tokens
+    found: dict[str, list[Generated]] = {}
+
+    def one_by_one() -> None:
+        texts = [respond_as_published(model, tokenizer, one, beams=beams, max_new_tokens=most) for one in prompts]
+        found[PUBLISHED] = [Generated(text=text, alone=True) for text in texts]
+
+    def batched(label: str, size: int) -> Callable[[], None]:
+        def answer() -> None:
+            written = generate_texts(model, tokenizer, prompts, beams=beams, max_new_tokens=most, batch_size=size)
+            found[label] = [dataclasses.replace(one, text=response_of(one.text, "last")) for one in written]
+
+        return answer
+
+    ways: Mapping[str, Callable[[], None]] = {
+        PUBLISHED: one_by_one,
+        **{f"batches of {size}": batched(f"batches of {size}", size) for size in config.batch_sizes},
+    }
+    with stage_progress(1) as on_stage:
+        stage = f"{len(prompts)} questions in {len(ways)} ways"
+        on_stage(stage, 0, config.rounds)
+        times = interleave(
+            ways,
+            rounds=config.rounds,
+            seconds=config.seconds,
+            on_round=lambda done: on_stage(stage, done, config.rounds),
+        )
+    reference = [one.text for one in found[PUBLISHED]]
+    return tuple(
+        AnswerResult(
+            label=label,
+            seconds=tuple(times[label]),
+            different=sum(one.text != text for one, text in zip(found[label], reference, strict=True)),
+            alone=0 if label == PUBLISHED else sum(one.alone for one in found[label]),
+        )
+        for label in ways
+    )
+
+
+def _drawn(dataset: Any, count: int, *, seed: int, root: Path) -> list[Question]:
+    """Return questions of every task in turn, each task's drawn from the seed."""
+    import torch
+
+    from randlora.seeds import generator_for, seed_for
+
+    tasks = getattr(dataset, "tasks", None)
+    if tasks is None:
+        raise ConfigError(f"dataset={dataset.name} holds no questions; valid: dataset=micro_commonsense, or one task")
+    drawn = []
+    for name, task in tasks.items():
+        questions = task.test(root=root)
+        order = torch.randperm(len(questions), generator=generator_for(seed_for(seed, "data"), name)).tolist()
+        drawn.append([questions[index] for index in order])
+    turns = [group[place] for place in range(max(map(len, drawn))) for group in drawn if place < len(group)]
+    return turns[:count]
+
+
+def _check(config: DictConfig) -> None:
+    check_seed(config)
+    for name in ("questions", "rounds"):
+        if isinstance(config[name], bool) or not isinstance(config[name], int) or config[name] < 1:
+            raise ConfigError(f"{name}={config[name]}: valid: a whole number of 1 or more")
+    if isinstance(config.seconds, bool) or not isinstance(config.seconds, int | float) or config.seconds <= 0:
+        raise ConfigError(f"seconds={config.seconds}: valid: a number above 0")
+    sizes = plain(config.batch_sizes)
+    listed = isinstance(sizes, list) and len(sizes) > 0 and len(set(map(str, sizes))) == len(sizes)
+    if not listed or any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in sizes):
+        raise ConfigError(f"batch_sizes={sizes}: valid: distinct whole numbers from 1, such as batch_sizes=[1,16]")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", str(config.name)):
+        raise ConfigError(f"name={config.name}: valid: letters, digits, dots, dashes and underscores")
+    if not isinstance(config.publish, bool):
+        raise ConfigError(f"publish={config.publish}: valid: true or false")
+
+
+def _refresh_page() -> None:
+    from results.bench_page import fill
+    from results.files import write_text
+
+    if PAGE.is_file():
+        write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), PUBLISHED))
+        print(PAGE)
