@@ -14,8 +14,7 @@ from runners.compose import SCIENTIFIC, Composed, ConfigError, check_seed, decid
 
 if TYPE_CHECKING:
     from randlora.adapter import Targets
-    from randlora.backbones.base import Backbone, ImageBackbone
-    from randlora.backbones.language import LanguageModel
+    from randlora.backbones.base import Backbone, ImageBackbone, LanguageBackbone
     from randlora.data.images import ImageDataset
     from randlora.data.questions import LanguageDataset
     from randlora.fitting import Solution
@@ -57,7 +56,7 @@ class ImageRun(Run):
 class QuestionRun(Run):
     """A run of a language model on questions."""
 
-    backbone: LanguageModel
+    backbone: LanguageBackbone
     dataset: LanguageDataset
     recipe: TextRecipe
 

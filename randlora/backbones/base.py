@@ -19,6 +19,7 @@ from randlora.sites import TargetError, find_sites
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,24 @@ class Backbone(ABC):
                 raise TargetError(f"scope '{pattern}' matched none of the {len(names)} parameters of {self.name}")
         scoped = {n: size for n, size in names.items() if any(fnmatchcase(n, pattern) for pattern in self.scope)}
         return Targets(sites=sites, parameters=scoped)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageBackbone(Backbone):
+    """A backbone that continues texts."""
+
+    kind: ClassVar[str] = "language model"
+
+    @abstractmethod
+    def tokenizer(self, *, root: Path) -> PreTrainedTokenizerBase:
+        """Return the tokenizer that belongs to the weights; it pads on the left and has a padding token.
+
+        Args:
+            root: folder that relative weight paths start from.
+
+        Raises:
+            WeightsError: if there is none.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

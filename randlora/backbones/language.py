@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from randlora.backbones.base import Backbone
+from randlora.backbones.base import LanguageBackbone
 from randlora.backbones.errors import WeightsError, other_architecture, unreadable
 from randlora.backbones.files import digest, in_hub_cache
 from randlora.backbones.random_start import own_stream
@@ -34,7 +34,7 @@ WEIGHTS = ("*.safetensors", "*.bin")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageModel(Backbone):
+class LanguageModel(LanguageBackbone):
     """A causal language model.
 
     Attributes:
@@ -47,7 +47,6 @@ class LanguageModel(Backbone):
         dtype: of the weights once loaded.
     """
 
-    kind: ClassVar[str] = "language model"
     architecture: Mapping[str, Any] = field(hash=False)
     hub_id: str | None
     revision: str | None

@@ -23,8 +23,8 @@ TextBatch = tuple["Int64[Tensor, 'b t']", "Int64[Tensor, 'b t']", "Int64[Tensor,
 class TextFeed(Feed):
     """Training texts: batches of token ids, of the mask (0 where there is padding), and of targets, all b x t.
 
-    The first token of a text has no target: nothing comes before it. (With padding on the left the released scripts take
-    a loss of it as well, predicted from padding, so that a text's loss depends on the texts beside it.)
+    The first token of a text has no target: nothing comes before it. (With padding on the left the released scripts
+    take a loss of it as well, predicted from padding, so that a text's loss depends on the texts beside it.)
 
     Within a batch texts are in order of their length, so that micro-batches hold texts of about one length; each part
     of a batch still has the length of the longest text of all of it.

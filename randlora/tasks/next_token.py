@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from randlora.backbones.base import Backbone
-from randlora.backbones.language import LanguageModel
+from randlora.backbones.base import Backbone, LanguageBackbone
 from randlora.checks import check_choice, check_flag
 from randlora.data.encode import NO_LOSS, LossOn
 from randlora.tasks.answers import AnswerProtocol
@@ -47,13 +46,13 @@ class InstructionTuning(Task):
 
     def check_backbone(self, backbone: Backbone) -> None:
         """Raise ValueError unless the backbone is a language model."""
-        if not isinstance(backbone, LanguageModel):
+        if not isinstance(backbone, LanguageBackbone):
             raise ValueError(
                 f"backbone {backbone.name} is an {backbone.kind}; the task {type(self).__name__} needs a language "
                 "model, such as backbone=stories260k"
             )
 
-    def build(self, *, backbone: LanguageModel, model: nn.Module) -> NextToken:
+    def build(self, *, backbone: LanguageBackbone, model: nn.Module) -> NextToken:
         """Return the objective around a model whose weights are loaded and not yet adapted."""
         return NextToken(backbone, model)
 

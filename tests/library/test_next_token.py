@@ -126,5 +126,5 @@ def test_validation_is_without_dropout_and_leaves_the_model_in_training(objectiv
 
 
 def test_an_image_backbone_is_refused() -> None:
-    with pytest.raises(ValueError, match="micro_clip is an image backbone.*needs a language model"):
+    with pytest.raises(ValueError, match=r"micro_clip is an image backbone.*needs a language model"):
         build("recipe", "commonsense").task.check_backbone(build("backbone", "micro_clip"))

@@ -1,4 +1,4 @@
-"""The gradient of a step: micro-batches weighted by what they hold, halves where memory runs out, the batch the same."""
+"""The gradient of a step: parts weighted by what they hold, halves where memory runs out, the batch the same."""
 
 from __future__ import annotations
 
