@@ -18,9 +18,8 @@ def markdown(benchmark: AnswerBenchmark) -> str:
     where = (
         f"{place.device}, {place.cores} cores, {place.threads} threads; torch {place.versions.get('torch', '?')}, "
         f"transformers {place.versions.get('transformers', '?')}. {benchmark.model}; {benchmark.questions} questions "
-        f"of {benchmark.dataset}, prompts of {shortest} to {longest} tokens (median {middle}); "
-        f"{protocol['beams']} beams, at most {protocol['max_new_tokens']} new tokens; {rounds} round{'' if rounds == 1 else 's'}; medians, "
-        "deciles in brackets."
+        f"of {benchmark.dataset}, prompts of {shortest} to {longest} tokens (median {middle}); {protocol['beams']} "
+        f"beams, at most {protocol['max_new_tokens']} new tokens; rounds: {rounds}; medians, deciles in brackets."
     )
     lines = []
     for way in benchmark.ways:

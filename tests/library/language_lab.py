@@ -17,9 +17,9 @@ STEPS = 25
 
 
 def questions(each: int) -> list[Question]:
-    """The first short test questions of every task."""
+    """The shortest test questions of every task."""
     tasks = build("dataset", "micro_commonsense").tasks
-    short = ([one for one in task.test(root=ROOT) if len(one.instruction) < 200] for task in tasks.values())
+    short = (sorted(task.test(root=ROOT), key=lambda one: len(one.instruction)) for task in tasks.values())
     return [question for task in short for question in task[:each]]
 
 
