@@ -6,13 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from randlora.activation_form import update_on_activations
-from randlora.adapter import Adapter, Contraction, Site, TwoFactorAdapter, product_dtype
+from randlora.adapter import Adapter, Contraction, Site, TwoFactorAdapter, UpdateAdapter, product_dtype
 from randlora.contraction import Widths, runs_on_activations
 from randlora.execution import Execution
+from randlora.packed import is_packed, unpacked
 from randlora.rebuild import RebuildScope, Recipe, offer
+
+BESIDE = "adapted_weight"  # the name of an adapted weight in the layer of a packed one
 
 
 class AdaptedWeight(nn.Module):
@@ -24,6 +28,9 @@ class AdaptedWeight(nn.Module):
     With ``dropout`` above 0 and in training mode the reader sees its base weight as well, and what the update does to
     an input with some of its numbers set to zero is added: ``y = W x + (W' - W) dropout(x)`` for any adapter, as peft
     does for LoRA and DoRA. It draws from torch's own generator.
+
+    A ``packed`` weight (:mod:`randlora.packed`) is never replaced: its layer computes ``W x`` in its own way, and
+    ``(W' - W) x`` is added for any adapter. This is then a child of the layer and no parametrization.
     """
 
     def __init__(self, adapter: Adapter, site: Site, contraction: Contraction, execution: Execution) -> None:
@@ -32,6 +39,7 @@ class AdaptedWeight(nn.Module):
         self.site = site
         self.contraction = contraction
         self.execution = execution
+        self.packed = False
         self.dropout = 0.0
         self.scope: RebuildScope | None = None
         self.handles: tuple[RemovableHandle, ...] = ()
@@ -62,6 +70,9 @@ class AdaptedWeight(nn.Module):
         self._inside, self._held, self._on_activations = True, None, False
         if inputs and isinstance(inputs[0], Tensor):
             self._on_activations = self._prefers_activations(inputs[0])
+        elif self.packed:
+            self._inside = False
+            raise ValueError(f"the layer of '{self.site.name}' is quantised and adapted: give its input by position")
         if self.scope is not None and not torch.compiler.is_compiling():
             self.scope.open()
 
@@ -120,13 +131,15 @@ class AdaptedWeight(nn.Module):
         dtype = product_dtype(x)
         if isinstance(self.adapter, TwoFactorAdapter):
             return update_on_activations(x, self.adapter, dtype)
-        parametrized = reader.get_submodule(f"parametrizations.{self.site.name.rpartition('.')[2]}")
-        base = parametrized.get_parameter("original")
-        weight = base.T if self.site.transposed else base
-        return nn.functional.linear(x.to(dtype), (self.adapter.adapted(weight) - weight).to(dtype))
+        if isinstance(self.adapter, UpdateAdapter):
+            change = self.adapter.delta()
+        else:
+            weight = base_weight(reader, self.site)
+            change = self.adapter.adapted(weight) - weight
+        return nn.functional.linear(x.to(dtype), change.to(dtype))
 
     def _prefers_activations(self, x: Tensor) -> bool:
-        if self._drops():
+        if self.packed or self._drops():
             return True
         if not (isinstance(self.adapter, TwoFactorAdapter) and self.site.linear) or self.contraction == "weight":
             return False
@@ -139,6 +152,47 @@ class AdaptedWeight(nn.Module):
         return runs_on_activations(
             self.site, self._widths, tokens=x.numel() // x.shape[-1], training=torch.is_grad_enabled()
         )
+
+
+def attach(owner: nn.Module, tensor: str, adapted: AdaptedWeight, *, packed: bool) -> None:
+    """Put an adapted weight on the module that owns the base weight."""
+    adapted.packed = packed
+    if packed:
+        owner.add_module(BESIDE, adapted)
+    else:
+        parametrize.register_parametrization(owner, tensor, adapted, unsafe=True)
+
+
+def attached(owner: nn.Module, tensor: str) -> AdaptedWeight | None:
+    """Return the adapted weight of a module, or None where there is none."""
+    found = getattr(owner, BESIDE, None)
+    if found is None and parametrize.is_parametrized(owner, tensor):
+        found = owner.get_submodule(f"parametrizations.{tensor}.0")
+    return found if isinstance(found, AdaptedWeight) else None
+
+
+def detach(owner: nn.Module, tensor: str) -> None:
+    """Take the adapted weight of a module out again; the base weight is what it was."""
+    adapted = attached(owner, tensor)
+    assert adapted is not None
+    for handle in adapted.handles:
+        handle.remove()
+    if adapted.packed:
+        delattr(owner, BESIDE)
+    else:
+        parametrize.remove_parametrizations(owner, tensor, leave_parametrized=False)
+
+
+def base_weight(owner: nn.Module, site: Site) -> Tensor:
+    """Return the base weight of a site as out x in, whether adapted or not; a packed one as an unpacked copy."""
+    tensor = site.name.rpartition(".")[2]
+    if parametrize.is_parametrized(owner, tensor):
+        weight = owner.get_parameter(f"parametrizations.{tensor}.original")
+    else:
+        weight = owner.get_parameter(tensor)
+    if is_packed(owner, weight):
+        return unpacked(owner, weight)
+    return weight.T if site.transposed else weight
 
 
 class _Step:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from randlora.adapted_weight import AdaptedWeight
+from randlora.adapted_weight import AdaptedWeight, attach, attached, base_weight, detach
 from randlora.adapter import Adapter, AdapterMethod, Contraction, Method, Shared, Site, TwoFactorMethod
 from randlora.execution import DEFAULT_EXECUTION, Execution
+from randlora.packed import check_packed, is_packed
 from randlora.rebuild import RebuildScope
 from randlora.seeds import generator_for, seed_for
 
@@ -89,28 +90,33 @@ class Adaptation:
             weight.dropout = probability
 
     def merge(self) -> nn.Module:
-        """Write every adapted weight into the model, remove the adapters, and return the model."""
-        for site in self.sites:
+        """Write every adapted weight into the model, remove the adapters, and return the model.
+
+        Adapters of packed weights stay, with their sites: packing the sum again would change it, and in floating point
+        the layer would compute something else than in training. Merge them by loading the saved adapter into the model
+        in floating point.
+        """
+        kept = tuple(weight.site for weight in self._weights() if weight.packed)
+        for site in (site for site in self.sites if site not in kept):
             owner, tensor = owner_of(self.model, site.name)
             weight = getattr(owner, tensor).detach().contiguous()
-            _detach(owner, tensor)
+            detach(owner, tensor)
             # a new parameter: the old one may be tied to a module that is not adapted
             setattr(owner, tensor, nn.Parameter(weight, requires_grad=False))
-        self.sites, self.adapters = (), {}
+        self.sites, self.adapters = kept, {site.name: self.adapters[site.name] for site in kept}
         return self.model
 
     def remove(self) -> nn.Module:
         """Take the adapters out, leave the base weights as they were, and return the model; it stays frozen."""
         for site in self.sites:
-            _detach(*owner_of(self.model, site.name))
+            detach(*owner_of(self.model, site.name))
         self.sites, self.adapters = (), {}
         return self.model
 
     def _weights(self) -> Iterator[AdaptedWeight]:
         for site in self.sites:
-            owner, tensor = owner_of(self.model, site.name)
-            adapted = owner.get_submodule(f"parametrizations.{tensor}.0")
-            assert isinstance(adapted, AdaptedWeight)
+            adapted = attached(*owner_of(self.model, site.name))
+            assert adapted is not None
             yield adapted
 
 
@@ -135,7 +141,8 @@ def inject(
     Raises:
         ValueError: if there is no site; naming the site, if the rank does not fit it, its weight is not floating point
             or has no values yet, it is on another device than the others or mixes float64 with lower precision, it is
-            adapted already, or ``contraction='activation'`` is asked of a weight that its module does not apply itself.
+            adapted already, ``contraction='activation'`` is asked of a weight that its module does not apply itself, or
+            ``'weight'`` of one that is packed.
     """
     if not sites:
         raise ValueError(f"{type(method).__name__}: there is no site to adapt; name weights in the backbone's targets")
@@ -157,7 +164,7 @@ def inject(
         reader = _reader_of(model, site)
         if execution.adapted_weights == "rebuild" or execution.bases == "compact":
             adapted.scope = scopes.setdefault(reader, RebuildScope())
-        _attach(owner, tensor, adapted, like=weight)
+        _attach(owner, tensor, adapted, weight)
         adapted.handles = _hook(reader, adapted)
     return Adaptation(model=model, method=method, seed=seed, sites=tuple(sites), adapters=adapters, scope={})
 
@@ -200,10 +207,12 @@ def check_site(method: AdapterMethod, site: Site) -> None:
 
 def _check(model: nn.Module, method: AdapterMethod, site: Site, *, first: Site) -> None:
     owner, tensor = owner_of(model, site.name)
-    if parametrize.is_parametrized(owner, tensor):
+    if attached(owner, tensor) is not None or parametrize.is_parametrized(owner, tensor):
         raise ValueError(f"site '{site.name}' has an adapter already; merge it before injecting another")
     weight = owner.get_parameter(tensor)
-    if not weight.dtype.is_floating_point:
+    if is_packed(owner, weight):
+        check_packed(method, f"the weight of site '{site.name}'")
+    elif not weight.dtype.is_floating_point:
         raise ValueError(f"site '{site.name}' holds {weight.dtype}; an adapter needs a floating-point weight")
     if weight.is_meta:
         raise ValueError(f"site '{site.name}' has no values yet (meta device); load the weights before injecting")
@@ -222,31 +231,23 @@ def _check(model: nn.Module, method: AdapterMethod, site: Site, *, first: Site) 
     check_site(method, site)
 
 
-def _attach(owner: nn.Module, tensor: str, adapted: AdaptedWeight, *, like: nn.Parameter) -> None:
+def _attach(owner: nn.Module, tensor: str, adapted: AdaptedWeight, weight: nn.Parameter) -> None:
     # float64 only for a float64 model: adapters of half-precision models train in float32
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     # what is in place already is left alone: torch's fake tensors, which `randlora plan` uses, cannot be moved
-    if any(_differs(one, like.device, dtype) for one in (*adapted.parameters(), *adapted.buffers())):
-        adapted.to(device=like.device, dtype=dtype)
+    if any(_differs(one, weight.device, dtype) for one in (*adapted.parameters(), *adapted.buffers())):
+        adapted.to(device=weight.device, dtype=dtype)
     for module in adapted.modules():
         if isinstance(module, Shared):
             for buffer in module.buffers(recurse=False):
                 buffer.requires_grad_(False)
     with torch.no_grad():
-        adapted.adapter.start_from((like.T if adapted.site.transposed else like).detach())
-    parametrize.register_parametrization(owner, tensor, adapted, unsafe=True)
+        adapted.adapter.start_from(base_weight(owner, adapted.site).detach())
+    attach(owner, tensor, adapted, packed=is_packed(owner, weight))
 
 
 def _differs(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> bool:
     return tensor.device != device or (tensor.is_floating_point() and tensor.dtype != dtype)
-
-
-def _detach(owner: nn.Module, tensor: str) -> None:
-    adapted = owner.get_submodule(f"parametrizations.{tensor}.0")
-    assert isinstance(adapted, AdaptedWeight)
-    for handle in adapted.handles:
-        handle.remove()
-    parametrize.remove_parametrizations(owner, tensor, leave_parametrized=False)
 
 
 def _reader_of(model: nn.Module, site: Site) -> nn.Module:

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 
 from randlora.adapter import Site
+from randlora.packed import sides_of
 
 
 class TargetError(ValueError):
@@ -49,7 +50,9 @@ def _adaptable(model: nn.Module) -> Iterator[tuple[Site, Tensor]]:
         elif isinstance(module, nn.Linear):
             # attention reads the weight of its output projection itself and never calls the module
             called = type(module) is not nn.modules.linear.NonDynamicallyQuantizableLinear
-            yield _site(f"{lead}weight", module.weight, linear=called), module.weight
+            rows, columns = sides_of(module)
+            site = Site(name=f"{lead}weight", out_features=rows, in_features=columns, linear=called)
+            yield site, module.weight
         elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
             weight = module.weight
             assert isinstance(weight, Tensor)

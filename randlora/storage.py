@@ -18,6 +18,7 @@ from randlora.adapter import AdapterMethod, Method, Site, Targets
 from randlora.imported_bases import imported_bases, put_bases
 from randlora.inject import Adaptation
 from randlora.methods.peft_bridge import Peft
+from randlora.packed import is_packed, sides_of
 from randlora.peft_inject import PeftAdaptation
 
 FORMAT = "randlora-adapter-1"
@@ -221,6 +222,9 @@ def _unpack(path: Path, adaptation: Adaptation, name: str, packed: Tensor) -> No
 
 def _check_weights(path: Path, model: nn.Module, *, sites: tuple[Site, ...], scope: Mapping[str, Tensor]) -> None:
     has = {name: list(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, nn.Linear) and is_packed(module, module.weight):
+            has[f"{name}.weight"] = list(sides_of(module))
     need = {name: ("parameter", list(tensor.shape)) for name, tensor in scope.items()}
     for site in sites:
         shape = [site.out_features, site.in_features]

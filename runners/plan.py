@@ -195,6 +195,7 @@ def _solve(budget: Any, method: Any, backbone: Backbone) -> Solution:
     targets = skeleton_targets(backbone)
     solution: Solution = budget.solve(method, targets)
     check_sites(solution.method, targets)
+    backbone.check_method(solution.method)
     return solution
 
 

@@ -23,6 +23,7 @@ PACKAGES = (
     "timm",
     "transformers",
     "peft",
+    "bitsandbytes",
     "datasets",
     "hydra-core",
     "pandas",

@@ -14,8 +14,8 @@ STDLIB = set(sys.stdlib_module_names)
 HEAVY_ROOMS = ("backbones", "data", "tasks")
 HEAVY = {"open_clip", "timm", "transformers", "torchvision", "datasets", "huggingface_hub", "PIL", "pyarrow", "numpy"}
 HEAVY |= {"filelock"}
-# what a saved adapter is written with; imported where it is used
-LIBRARY_ANYWHERE = {"torch", "jaxtyping", "safetensors"}
+# what a saved adapter is written with, and what unpacks quantised weights; imported where they are used
+LIBRARY_ANYWHERE = {"torch", "jaxtyping", "safetensors", "bitsandbytes"}
 # the bridge to peft, which stands on transformers
 BRIDGE = {path.relative_to(ROOT) for path in (ROOT / "randlora").glob("peft_*.py")}
 RESULTS_MAY = {"yaml", "pandas", "numpy", "pyarrow", "matplotlib", "tabulate"}

@@ -17,7 +17,8 @@ from randlora.audit.findings import Finding
 from randlora.audit.memory import CPU, fits
 from randlora.audit.subject import Fingerprint, Subject, undisturbed
 from randlora.execution import DEFAULT_EXECUTION, Execution
-from randlora.inject import fingerprint
+from randlora.inject import fingerprint, owner_of
+from randlora.packed import is_packed
 
 Notify = Callable[[str], None]
 
@@ -51,7 +52,12 @@ def audit(
 
     Raises:
         ValueError: if the method cannot be applied to the targets.
+
+    A model with packed weights is not audited: a single finding without a verdict says so.
     """
+    if (packed := _first_packed(model, targets)) is not None:
+        detail = f"'{packed}' is quantised: audit the model with weights in floating point"
+        return (Finding(name="contract", passed=None, detail=detail),)
     with undisturbed(model):
         subject = Subject(
             model=model,
@@ -68,6 +74,15 @@ def audit(
 def failures(findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings that break the contract."""
     return [finding for finding in findings if finding.passed is False]
+
+
+def _first_packed(model: nn.Module, targets: Targets) -> str | None:
+    for site in targets.sites:
+        owner, tensor = owner_of(model, site.name)
+        weight = dict(owner.named_parameters(recurse=False)).get(tensor)
+        if weight is not None and is_packed(owner, weight):
+            return site.name
+    return None
 
 
 def _findings(subject: Subject, notify: Notify) -> list[Finding]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import torch
 from torch import nn
 
-from randlora.adapter import Targets
+from randlora.adapter import Method, Targets
 from randlora.checks import check_text
 from randlora.sites import TargetError, find_sites
 
@@ -95,6 +95,9 @@ class Backbone(ABC):
     @abstractmethod
     def with_random_weights(self) -> Self:
         """Return the backbone without its weights: ``build`` starts at random from the seed."""
+
+    def check_method(self, method: Method) -> None:  # noqa: B027 - most backbones take any method
+        """Raise ValueError where the method cannot be applied to the weights as the backbone loads them."""
 
     def targets_of(self, model: nn.Module) -> Targets:
         """Return the sites and the full fine-tuning scope found in the model.

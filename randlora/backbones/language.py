@@ -16,12 +16,16 @@ from torch import Tensor, nn
 from randlora.backbones.base import LanguageBackbone
 from randlora.backbones.errors import WeightsError, other_architecture, unreadable
 from randlora.backbones.files import digest, in_hub_cache
+from randlora.backbones.quantised import QUANTIZE, Quantize, quantised_loading
 from randlora.backbones.random_start import own_stream
 from randlora.backbones.torchvision_guard import import_torchvision
 from randlora.checks import check_choice, check_text
+from randlora.packed import check_packed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from randlora.adapter import Method
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: Mapping[Dtype, torch.dtype] = {
@@ -45,6 +49,8 @@ class LanguageModel(LanguageBackbone):
         checkpoint: folder with ``config.json`` and weights as transformers saves them, relative to the suite's root;
             takes the place of the hub. With neither, the model starts at random from the run's seed.
         dtype: of the weights once loaded.
+        quantize: ``8bit`` or ``4bit`` packs the weights of linear layers but the last as they are loaded, see
+            :func:`randlora.backbones.quantised.quantised_loading`; None leaves them in ``dtype``.
     """
 
     architecture: Mapping[str, Any] = field(hash=False)
@@ -52,11 +58,18 @@ class LanguageModel(LanguageBackbone):
     revision: str | None
     checkpoint: str | None
     dtype: Dtype
+    quantize: Quantize | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_text(self, "hub_id", "revision", "checkpoint", optional=True)
         check_choice(self, "dtype", tuple(DTYPES))
+        check_choice(self, "quantize", (None, *QUANTIZE))
+        if self.quantize is not None and self.checkpoint is None and self.hub_id is None:
+            raise ValueError(
+                f"backbone {self.name}: quantize={self.quantize} packs weights that are loaded, and a random start has "
+                "none: name a checkpoint, or set backbone.quantize=null"
+            )
         if not isinstance(self.architecture, Mapping) or not isinstance(self.architecture.get("model_type"), str):
             raise ValueError(
                 f"backbone {self.name}: architecture = {self.architecture!r}; "
@@ -64,22 +77,40 @@ class LanguageModel(LanguageBackbone):
             )
 
     def skeleton(self) -> nn.Module:
-        """Return the model on the meta device."""
+        """Return the model on the meta device, its weights in ``dtype``."""
         config = self._config()
         with torch.device("meta"):
-            return _transformers().AutoModelForCausalLM.from_config(config)
+            return _transformers().AutoModelForCausalLM.from_config(config, dtype=DTYPES[self.dtype])
+
+    @property
+    def like_blocks(self) -> int | None:
+        """The number of transformer blocks; None where they are not all of one kind."""
+        config = self._config()
+        kinds = getattr(config, "layer_types", None) or []
+        return config.num_hidden_layers if len(set(kinds)) <= 1 else None
+
+    def with_blocks(self, count: int) -> Self:
+        """Return the backbone with another number of transformer blocks, for planning: it has no weights."""
+        return replace(
+            self.with_random_weights(), architecture={**self.architecture, "num_hidden_layers": count}
+        )
 
     def build(self, *, root: Path, device: torch.device, seed: int = 0) -> nn.Module:
         """Return the model in evaluation-ready form with its weights in ``dtype``."""
         folder = self._folder(root)
         with own_stream(seed):
             if folder is not None:
-                model = self._load(str(folder), revision=None)
+                model = self._load(str(folder), revision=None, device=device)
             elif self.hub_id is not None:
-                model = self._load(self.hub_id, revision=self.revision)
+                model = self._load(self.hub_id, revision=self.revision, device=device)
             else:
                 model = _transformers().AutoModelForCausalLM.from_config(self._config(), dtype=DTYPES[self.dtype])
         return model.to(device)
+
+    def check_method(self, method: Method) -> None:
+        """Raise ValueError where the weights are quantised and the method needs them in floating point."""
+        if self.quantize is not None:
+            check_packed(method, f"backbone {self.name}")
 
     def weights_digest(self, *, root: Path) -> str | None:
         """Return the SHA-256 of the weight files of the checkpoint, None for the hub or a random start."""
@@ -137,8 +168,8 @@ class LanguageModel(LanguageBackbone):
         return found
 
     def with_random_weights(self) -> Self:
-        """Return the backbone with neither hub nor checkpoint."""
-        return replace(self, hub_id=None, revision=None, checkpoint=None)
+        """Return the backbone with neither hub nor checkpoint, in floating point."""
+        return replace(self, hub_id=None, revision=None, checkpoint=None, quantize=None)
 
     def _config(self) -> Any:
         auto = _transformers().AutoConfig
@@ -172,13 +203,16 @@ class LanguageModel(LanguageBackbone):
             )
         return folder
 
-    def _load(self, source: str, *, revision: str | None) -> nn.Module:
-        library = _transformers()
+    def _load(self, source: str, *, revision: str | None, device: torch.device) -> nn.Module:
+        library, dtype = _transformers(), DTYPES[self.dtype]
+        packing: dict[str, Any] = {}
+        if self.quantize is not None:
+            packing = quantised_loading(self.quantize, name=self.name, dtype=dtype, device=device)
         try:
             found = library.AutoConfig.from_pretrained(source, revision=revision)
             self._check(found, source)
             model, report = library.AutoModelForCausalLM.from_pretrained(
-                source, revision=revision, config=found, dtype=DTYPES[self.dtype], output_loading_info=True
+                source, revision=revision, config=found, dtype=dtype, output_loading_info=True, **packing
             )
         except WeightsError:
             raise

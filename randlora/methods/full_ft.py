@@ -9,6 +9,7 @@ from torch import nn
 from randlora.adapter import Method, Targets
 from randlora.execution import DEFAULT_EXECUTION, Execution
 from randlora.inject import Adaptation, freeze
+from randlora.packed import check_packed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +26,14 @@ class FullFineTuning(Method):
         """Freeze everything outside the scope.
 
         Raises:
-            KeyError: if the model lacks a parameter of the scope.
+            AttributeError: if the model lacks a parameter of the scope.
+            ValueError: naming it, if a weight of the scope is quantised.
         """
-        freeze(model)
         trained = {name: model.get_parameter(name) for name in targets.parameters}
+        for name, parameter in trained.items():
+            if not parameter.dtype.is_floating_point:
+                check_packed(self, f"'{name}'")
+        freeze(model)
         for parameter in trained.values():
             parameter.requires_grad_(True)
         return Adaptation(model=model, method=self, seed=seed, sites=(), adapters={}, scope=trained)
