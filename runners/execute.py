@@ -145,7 +145,7 @@ def _outcome(run: Run, bench: Bench, facts: dict[str, Any], *, log_step: Callabl
             "count_as_predicted": counts["predicted"] == counts["adapter"],
             **audited,
         },
-        "notes": (*work.notes, *trained.notes, *found.notes),
+        "notes": (*work.notes, *trained.notes, *_beside(adaptation), *found.notes),
         "parameters": Parameters(**counts),
         "memory": meter.memory(),
         "timing": timing,
@@ -196,6 +196,14 @@ def _checkpointer(run: Run, bench: Bench) -> Checkpointer:
         every_s=run.machine.checkpoint_every_s,
         every_steps=run.machine.checkpoint_every_steps,
     )
+
+
+def _beside(adaptation: Adaptation) -> tuple[str, ...]:
+    """Return a note where merging has left adapters."""
+    if not adaptation.sites:
+        return ()
+    count = len(adaptation.sites)
+    return (f"{count} quantised weights were judged with their adapters beside them, not merged, and not audited",)
 
 
 def _parameters(run: Run, adaptation: Adaptation, objective: Objective) -> dict[str, Any]:
