@@ -140,7 +140,7 @@ class LanguageModel(LanguageBackbone):
     def recompute_blocks(self, model: nn.Module) -> None:
         """See :meth:`randlora.backbones.base.Backbone.recompute_blocks`."""
         language: Any = model
-        language.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        language.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
     def tokenizer(self, *, root: Path) -> PreTrainedTokenizerBase:
         """Return the tokenizer that belongs to the weights; it pads on the left.
