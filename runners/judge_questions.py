@@ -18,9 +18,8 @@ from randlora.tasks.prompt_batches import ScoresError, token_ids
 from runners.interrupt import Interrupted
 from runners.judge_partial import PartialAnswers
 from runners.judged_table import Asked, metrics_of, table_of
-from runners.question_progress import OnQuestions, question_progress
 from runners.trainer import DivergenceError
-from runners.workload import Judged
+from runners.workload import Judged, OnJudged
 
 COMPLETION = "the correct answer is "
 OnBatch = Callable[[Sequence[int], Sequence[Any]], None]
@@ -36,6 +35,7 @@ def judge_questions(
     folder: Path,
     run: str,
     stop: Callable[[], bool],
+    progress: OnJudged = lambda scorer, done, total: None,
 ) -> Judged:
     """Put every question of every task to a model whose adapters are merged.
 
@@ -54,6 +54,7 @@ def judge_questions(
         folder: where finished questions are kept.
         run: identity of the run; what another run left there is not used.
         stop: asked before every batch.
+        progress: told the scorer, the questions it is done with, and how many there are.
 
     Raises:
         DataError: if there is no question, or an answer is none of those that its question offers.
@@ -67,22 +68,21 @@ def judge_questions(
     model.eval()
     generated, scored, halved = None, None, []
     try:
-        with question_progress("evaluation") as progress:
-            judging = _Judging(
-                model,
-                tokenizer,
-                partial=partial,
-                batch_size=batch_size,
-                protocol=protocol,
-                stop=stop,
-                progress=progress,
-            )
-            if "generation" in protocol.scorers:
-                generated = judging.generate(prompts, done=done.get("generation", {}))
-            if "likelihood" in protocol.scorers:
-                completions = [[COMPLETION + word for word in one.offered] for one in asked]
-                scored = judging.score(prompts, completions, done=done.get("likelihood", {}))
-            halved = judging.notes
+        judging = _Judging(
+            model,
+            tokenizer,
+            partial=partial,
+            batch_size=batch_size,
+            protocol=protocol,
+            stop=stop,
+            progress=progress,
+        )
+        if "generation" in protocol.scorers:
+            generated = judging.generate(prompts, done=done.get("generation", {}))
+        if "likelihood" in protocol.scorers:
+            completions = [[COMPLETION + word for word in one.offered] for one in asked]
+            scored = judging.score(prompts, completions, done=done.get("likelihood", {}))
+        halved = judging.notes
     except ScoresError as error:
         raise DivergenceError(f"the questions cannot be judged: {error}") from error
     frame = table_of(asked, generated, scored, protocol=protocol)
@@ -109,7 +109,7 @@ class _Judging:
         batch_size: int,
         protocol: AnswerProtocol,
         stop: Callable[[], bool],
-        progress: OnQuestions,
+        progress: OnJudged,
     ) -> None:
         self.model, self.tokenizer, self.partial, self.batch_size = model, tokenizer, partial, batch_size
         self.protocol, self.stop, self.progress = protocol, stop, progress

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,6 +100,7 @@ def _task_metrics(rows: pd.DataFrame) -> dict[str, float]:
         metrics["accuracy"] = float((rows["extracted"] == rows["answer"]).mean())
         metrics["no_match"] = float((rows["extracted"] == NO_ANSWER).mean())
     if "likelihood" in rows:
+        metrics["answer_probability"] = _answer_probability(rows)
         metrics["likelihood"] = float((rows["likelihood"] == rows["answer"]).mean())
         metrics["likelihood_normalised"] = float((rows["likelihood_normalised"] == rows["answer"]).mean())
     if "extracted" in rows and "likelihood" in rows:
@@ -106,3 +108,10 @@ def _task_metrics(rows: pd.DataFrame) -> dict[str, float]:
     metrics["chance"] = fmean(1 / len(offered) for offered in rows["options"])
     metrics["majority"] = max(Counter(rows["answer"]).values()) / len(rows)
     return metrics
+
+
+def _answer_probability(rows: pd.DataFrame) -> float:
+    """Return the geometric mean of the probabilities of the tokens of the right answers."""
+    right = [list(offered).index(answer) for offered, answer in zip(rows["options"], rows["answer"], strict=True)]
+    total = sum(scores[place] for scores, place in zip(rows["log_probability"], right, strict=True))
+    return math.exp(total / sum(counts[place] for counts, place in zip(rows["tokens"], right, strict=True)))

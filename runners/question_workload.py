@@ -130,6 +130,7 @@ class QuestionWorkload(Workload):
             folder=self.folder,
             run=self.run.id,
             stop=self.stop,
+            progress=self.on_judged,
         )
 
     def clear(self) -> None:

@@ -44,7 +44,8 @@ def test_a_record_has_both_scores_of_every_task(done: Finished) -> None:
     lab, run, record = done
     assert record.status == "ok", record.reason
     assert isinstance(run, QuestionRun)
-    scores = ("accuracy", "no_match", "likelihood", "likelihood_normalised", "disagreement", "chance", "majority")
+    scores = ("accuracy", "no_match", "likelihood", "likelihood_normalised", "answer_probability")
+    scores += ("disagreement", "chance", "majority")
     for name in (*TASKS.values(), "average"):
         assert all(0 <= record.metrics[f"{name}/{score}"] <= 1 for score in scores)
     mean = sum(record.metrics[f"{name}/likelihood"] for name in TASKS.values()) / len(TASKS)
