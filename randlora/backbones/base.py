@@ -131,6 +131,20 @@ class LanguageBackbone(Backbone):
             WeightsError: if there is none.
         """
 
+    @property
+    def like_blocks(self) -> int | None:
+        """The number of transformer blocks; None where they are not all of one kind, or it cannot be changed."""
+        return None
+
+    def with_blocks(self, count: int) -> Self:
+        """Return the backbone with another number of blocks and without weights; only where they are of one kind."""
+        raise ValueError(f"backbone {self.name} has one depth only")
+
+    @property
+    def packed(self) -> bool:
+        """Whether weights are loaded in fewer bits than those of the skeleton have."""
+        return False
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageBackbone(Backbone):

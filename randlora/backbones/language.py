@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from randlora.backbones.base import LanguageBackbone
 from randlora.backbones.errors import WeightsError, other_architecture, unreadable
 from randlora.backbones.files import digest, in_hub_cache
-from randlora.backbones.quantised import QUANTIZE, Quantize, quantised_loading
+from randlora.backbones.quantised import QUANTIZE, Quantize, keep_packed_as_loaded, quantised_loading
 from randlora.backbones.random_start import own_stream
 from randlora.backbones.torchvision_guard import import_torchvision
 from randlora.checks import check_choice, check_text
@@ -84,16 +84,19 @@ class LanguageModel(LanguageBackbone):
 
     @property
     def like_blocks(self) -> int | None:
-        """The number of transformer blocks; None where they are not all of one kind."""
+        """See :class:`randlora.backbones.base.LanguageBackbone`."""
         config = self._config()
         kinds = getattr(config, "layer_types", None) or []
         return config.num_hidden_layers if len(set(kinds)) <= 1 else None
 
     def with_blocks(self, count: int) -> Self:
-        """Return the backbone with another number of transformer blocks, for planning: it has no weights."""
-        return replace(
-            self.with_random_weights(), architecture={**self.architecture, "num_hidden_layers": count}
-        )
+        """See :class:`randlora.backbones.base.LanguageBackbone`."""
+        return replace(self.with_random_weights(), architecture={**self.architecture, "num_hidden_layers": count})
+
+    @property
+    def packed(self) -> bool:
+        """See :class:`randlora.backbones.base.LanguageBackbone`."""
+        return self.quantize is not None
 
     def build(self, *, root: Path, device: torch.device, seed: int = 0) -> nn.Module:
         """Return the model in evaluation-ready form with its weights in ``dtype``."""
@@ -221,6 +224,8 @@ class LanguageModel(LanguageBackbone):
         wrong = [f"{kind.partition('_')[0]} {sorted(map(str, names))[0]}" for kind, names in report.items() if names]
         if wrong:
             raise other_architecture(self.name, source, wrong[0])
+        if packing:
+            keep_packed_as_loaded(model)
         return model
 
     def _check(self, found: Any, source: str) -> None:
