@@ -8,11 +8,13 @@ import logging
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from randlora.backbones.errors import WeightsError
 
 Quantize = Literal["8bit", "4bit"]
 QUANTIZE: tuple[Quantize, ...] = ("8bit", "4bit")
+CPU_FORMAT = "support_avx512bf16_for_cpu"  # the layer's own switch
 EXTRA = "pip install 'randlora[quantized]'"
 
 
@@ -28,8 +30,6 @@ def quantised_loading(quantize: Quantize, *, name: str, dtype: torch.dtype, devi
     _check(name, quantize, device)
     import transformers
 
-    # at every call of an 8-bit layer it warns that inputs are cast to half precision, which is how it works
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     if quantize == "8bit":
         config = transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=6.0)
     else:
@@ -42,11 +42,23 @@ def quantised_loading(quantize: Quantize, *, name: str, dtype: torch.dtype, devi
     return {"quantization_config": config, "device_map": {"": device}}
 
 
+def keep_packed_as_loaded(model: nn.Module) -> None:
+    """Keep 4-bit layers from packing their weights anew for evaluation on a CPU.
+
+    It rounds the scales to bfloat16, so that evaluation would change what is trained on.
+    """
+    for module in model.modules():
+        if hasattr(module, CPU_FORMAT):
+            setattr(module, CPU_FORMAT, False)
+
+
 def _check(name: str, quantize: Quantize, device: torch.device) -> None:
     otherwise = "or use weights in floating point: backbone.quantize=null"
     asked = f"backbone {name}: quantize={quantize}"
     if importlib.util.find_spec("bitsandbytes") is None:
         raise WeightsError(f"{asked} needs the package bitsandbytes, which is not installed: {EXTRA}, {otherwise}")
+    # it warns at every call of an 8-bit layer that inputs are cast to half precision, which is how it works
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         library = importlib.import_module("bitsandbytes")
     except (ImportError, OSError, RuntimeError) as error:
