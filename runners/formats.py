@@ -6,9 +6,13 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from runners.compose import ConfigError
+
+if TYPE_CHECKING:
+    from results.store import Problem
 
 FORMATS = ("text", "json", "csv")
 
@@ -21,6 +25,18 @@ def failures_text(reasons: Mapping[str, str]) -> list[str]:
     return [
         f"failed: {found[0]}{f' and {len(found) - 1} more' if len(found) > 1 else ''}: {reason}"
         for reason, found in ids.items()
+    ]
+
+
+def problems_text(problems: Sequence[Problem], *, then: str = "") -> list[str]:
+    """Return one warning per distinct reason of records that cannot be used, with how many share it and one of them."""
+    paths: dict[str, list[Path]] = {}
+    for problem in problems:
+        reason = problem.reason.removeprefix(str(problem.path)).removeprefix(" is ")
+        paths.setdefault(reason, []).append(problem.path)
+    return [
+        f"warning: {found[0]}{f' and {len(found) - 1} more' if len(found) > 1 else ''} cannot be used{then}: {reason}"
+        for reason, found in paths.items()
     ]
 
 

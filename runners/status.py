@@ -16,7 +16,7 @@ import sys
 from omegaconf import DictConfig
 
 from results.store import Scan
-from runners.formats import FORMATS, check_format, failures_text, rows_text
+from runners.formats import FORMATS, check_format, failures_text, problems_text, rows_text
 from runners.plan import Planner
 from runners.tables import names, plan_table, store_of
 
@@ -36,8 +36,8 @@ def main(config: DictConfig) -> int:
     print(rows_text(rows, config.format))
     if config.format == "text":
         print("\n".join(failures_text(_failures(scan))))
-    for problem in scan.problems:
-        print(f"warning: {problem.path} cannot be used: {problem.reason}", file=sys.stderr)
+    for line in problems_text(scan.problems):
+        print(line, file=sys.stderr)
     return 0
 
 

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from results import render
 from runners import tables
 from runners.compose import ConfigError
-from runners.formats import check_format
+from runners.formats import check_format, problems_text
 
 CONFIG = "table"
 COLUMNS = ("all", "average")
@@ -39,8 +39,8 @@ def main(config: DictConfig) -> int:
     if config.columns == "average" and not planned.spec.average:
         raise ConfigError(f"columns=average: table {config.table} has no average")
     scan = tables.store_of(config.records).scan()
-    for problem in scan.problems:
-        print(f"warning: {problem.path} cannot be used: {problem.reason}", file=sys.stderr)
+    for line in problems_text(scan.problems):
+        print(line, file=sys.stderr)
     table = planned.roll_up(scan)
     folder = tables.TABLES if config.to is None else Path(config.to).expanduser()
     written = render.write_all(table, folder, f"{planned.spec.name}_part" if where else planned.spec.name)

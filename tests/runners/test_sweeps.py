@@ -155,9 +155,12 @@ def test_a_corrupt_record_is_run_again_and_kept_aside(whole: Path, sweep: Comman
 def test_a_corrupt_record_is_reported(whole: Path, command: Command, lab: Lab, verb: str) -> None:
     path = sorted(lab.results.glob("*/record.json"))[0]
     path.write_text("{")
+    other = sorted(lab.results.glob("*/record.json"))[1]
+    other.write_text("{")
     outcome = command(verb, "table=small", f"records={lab.results}", "format=json")
     assert outcome.code == 0
-    assert f"warning: {path} cannot be used" in outcome.err
+    assert outcome.err.count("warning") == 1
+    assert f"warning: {path} and 1 more cannot be used: corrupt: not JSON" in outcome.err
     json.loads(outcome.out)
     assert path.read_text() == "{"
 
