@@ -5,8 +5,8 @@ taken within rounds. Answers of every way are compared with those of the publish
 
 Examples:
   randlora answer_bench                                       the embedded model, some minutes
-  randlora answer_bench questions=16 rounds=3 batch_sizes=[8,16]
-  randlora answer_bench backbone=qwen2_0_5b machine.device=cuda batch_sizes=[64,256] questions=256 name=answers_gpu
+  randlora answer_bench count=16 rounds=3 batch_sizes=[8,16]
+  randlora answer_bench backbone=qwen2_0_5b machine.device=cuda batch_sizes=[64,256] count=256 name=answers_gpu
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def _measure(config: DictConfig) -> AnswerBenchmark:
     backbone, machine, recipe = settings["backbone"], settings["machine"], settings["recipe"]
     protocol = getattr(recipe.task, "protocol", None)
     if protocol is None:
-        raise ConfigError(f"recipe={type(recipe.task).__name__} answers no questions; valid: recipe=micro_commonsense")
+        raise ConfigError("the recipe answers no questions; choose one of those for questions in conf/recipe")
+    questions = _drawn(settings["dataset"], config.count, seed=config.seed, root=machine.data_path)
     try:
         recipe.task.check_backbone(backbone)
         device = machine.torch_device()
@@ -83,7 +84,6 @@ def _measure(config: DictConfig) -> AnswerBenchmark:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     tokenizer = backbone.tokenizer(root=ROOT)
-    questions = _drawn(settings["dataset"], config.questions, seed=config.seed, root=machine.data_path)
     prompts = [protocol.prompt.evaluation(question) for question in questions]
     lengths = sorted(map(len, token_ids(tokenizer, prompts)))
     return AnswerBenchmark(
@@ -155,7 +155,7 @@ def _drawn(dataset: Any, count: int, *, seed: int, root: Path) -> list[Question]
 
     tasks = getattr(dataset, "tasks", None)
     if tasks is None:
-        raise ConfigError(f"dataset={dataset.name} holds no questions; valid: dataset=micro_commonsense, or one task")
+        raise ConfigError(f"dataset {dataset.name} holds no questions; choose one of those in conf/dataset that do")
     drawn = []
     for name, task in tasks.items():
         questions = task.test(root=root)
@@ -167,7 +167,7 @@ def _drawn(dataset: Any, count: int, *, seed: int, root: Path) -> list[Question]
 
 def _check(config: DictConfig) -> None:
     check_seed(config)
-    for name in ("questions", "rounds"):
+    for name in ("count", "rounds"):
         if isinstance(config[name], bool) or not isinstance(config[name], int) or config[name] < 1:
             raise ConfigError(f"{name}={config[name]}: valid: a whole number of 1 or more")
     if isinstance(config.seconds, bool) or not isinstance(config.seconds, int | float) or config.seconds <= 0:

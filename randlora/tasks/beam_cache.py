@@ -2,24 +2,22 @@
 
 The beams of a prompt continue the same tokens, so moving from beam to beam need not copy the prompt's keys and values,
 which are most of them; and room for the new ones is kept, so that a step need not copy what is there.
-
-This module imports transformers; import it where a language model is at hand.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.cache_utils import DynamicLayer
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
 
-class BeamLayer(DynamicLayer):
-    """One layer's keys and values for ``beams`` continuations of every prompt.
+class BeamLayer:
+    """One layer's keys and values for ``beams`` continuations of every prompt, in the interface of transformers.
 
     Args:
         read: the layer after the prompts were read once; n rows.
@@ -27,8 +25,7 @@ class BeamLayer(DynamicLayer):
         room: tokens that may follow.
     """
 
-    def __init__(self, read: DynamicLayer, *, beams: int, room: int) -> None:
-        super().__init__()
+    def __init__(self, read: Any, *, beams: int, room: int) -> None:
         self.prompt = read.keys.shape[-2]
         self.length = self.prompt
         self.roomy_keys = _with_room(read.keys, beams=beams, room=room)
@@ -58,17 +55,26 @@ class BeamLayer(DynamicLayer):
         self.values = self.roomy_values[:, :, : self.length]
 
 
-def share_prompt(cache: Any, *, beams: int, room: int) -> Any:
+def share_prompt(read: Any, *, beams: int, room: int) -> Any:
     """Return a cache of prompts that were read once as one of ``beams`` rows for each.
 
     Layers that keep less than all tokens, such as those of a sliding window, are copied row by row instead.
     """
-    for place, layer in enumerate(cache.layers):
-        if type(layer) is DynamicLayer:
-            cache.layers[place] = BeamLayer(layer, beams=beams, room=room)
+    growing, kind = _classes()
+    for place, layer in enumerate(read.layers):
+        if type(layer) is growing:
+            read.layers[place] = kind(layer, beams=beams, room=room)
         else:
             layer.batch_repeat_interleave(beams)
-    return cache
+    return read
+
+
+@cache
+def _classes() -> tuple[type, type]:
+    """Return transformers' layer that keeps all tokens, and the one for beams that inherits the rest from it."""
+    from transformers.cache_utils import DynamicLayer
+
+    return DynamicLayer, type("BeamLayer", (BeamLayer, DynamicLayer), {})
 
 
 def _with_room(

@@ -12,6 +12,7 @@ import torch
 
 from randlora.tasks import generation
 from randlora.tasks.answers import response_of
+from randlora.tasks.beam_cache import share_prompt
 from randlora.tasks.beam_margins import BeamMargins
 from randlora.tasks.generation import Generated, generate_texts
 from randlora.tasks.prompt_batches import ScoresError, batches_by_length, left_padded, run_batches, token_ids
@@ -107,6 +108,24 @@ def test_a_tie_is_seen() -> None:
     margins = BeamMargins(prompts=1, beams=2, max_new_tokens=3, ends=(0,))
     margins(torch.zeros(2, 1), torch.tensor([[-9.0, -1.0, -2.0, -2.0, -5.0], [-9.0, -1.0, -2.0, -2.0, -5.0]]))
     assert margins.smallest() == [0.0]
+
+
+@torch.no_grad()
+def test_beams_that_share_their_prompt_have_the_keys_and_values_of_copies() -> None:
+    encoded = token_ids(lab.tokenizer(), prompts(1)[:2])
+    ids, mask = left_padded(encoded, fill=0, attention="all", device=torch.device("cpu"))
+    read = [lab.untrained()(input_ids=ids, attention_mask=mask, use_cache=True).past_key_values for _ in range(2)]
+    copied, shared = read[0], share_prompt(read[1], beams=2, room=2)
+    copied.batch_repeat_interleave(2)
+    for order in ([1, 0, 3, 3], [0, 0, 2, 3]):
+        new = [torch.randn(2, 4, 4, 1, 8, generator=torch.Generator().manual_seed(sum(order))) for _ in copied.layers]
+        for place, (keys, values) in enumerate(new):
+            expected, found = copied.update(keys, values, place), shared.update(keys, values, place)
+            assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+        for one in (copied, shared):
+            one.reorder_cache(torch.tensor(order))
+    assert shared.get_seq_length() == ids.shape[1] + 2
+    assert all(torch.equal(one.keys, other.keys) for one, other in zip(copied.layers, shared.layers, strict=True))
 
 
 def test_one_beam_is_greedy_search() -> None:
