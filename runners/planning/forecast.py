@@ -5,21 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch._subclasses import FakeTensorMode
-
-from randlora.tasks.base import Vocabulary
-from results.bench_record import StepMemory
-from runners.planning.predict import BLOCKS, Prediction, PredictionError, fake_copy, predict, skeleton_of
-from runners.planning.step import DeviceKind, Precision, StepShape, with_blank_texts
-from runners.planning.tracker import StepTracker
+from runners.plan import QuestionRun
+from runners.planning.predict import PredictionError
 
 if TYPE_CHECKING:
     from runners.planning.cells import PlannedCell
 
-MIB = 2**20
+Job = tuple[str, Callable[[], object]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,166 +39,62 @@ class Forecast:
     parts: Mapping[str, int]
 
 
-class Forecaster:
-    """Predicts cells for a kind of device and a precision; every distinct step is predicted once."""
+NOTHING = Forecast(
+    group="",
+    step_flops=None,
+    step_products=None,
+    train_flops=None,
+    eval_flops=None,
+    peak_bytes=None,
+    parts={},
+)
 
-    def __init__(self, *, device: DeviceKind, precision: Precision) -> None:
-        self.device, self.precision = device, precision
+
+class Steps(Protocol):
+    """What cells of one kind of data take."""
+
+    def jobs(self, cells: Sequence[PlannedCell]) -> list[Job]:
+        """Return what has to be worked out for cells, each with the group of the cells that need it."""
+
+    def trained(self, cell: PlannedCell) -> Forecast:
+        """Return what the training of a cell takes; with the group alone where it could not be predicted."""
+
+    def judged(self, cell: PlannedCell) -> float | None:
+        """Return the operations of the evaluation of a cell, None where the number of samples is not known."""
+
+
+class Forecaster:
+    """Predicts cells; every distinct step is predicted once.
+
+    Args:
+        images: predicts runs on images.
+        questions: predicts runs on questions.
+
+    Attributes:
+        problems: why a step could not be predicted, by the group of its cells.
+    """
+
+    def __init__(self, *, images: Steps, questions: Steps) -> None:
+        self._images, self._questions = images, questions
         self.problems: dict[str, str] = {}
-        self._curves: dict[str, _Curve] = {}
 
     def learn(self, cells: Sequence[PlannedCell], *, on_progress: Callable[[int, int], None]) -> None:
-        """Predict the steps that these cells need; ``on_progress`` hears how many of how many are done.
-
-        A step that cannot be predicted is in ``problems``, by the group of its cells.
-        """
-        needed: dict[str, tuple[StepShape, set[int]]] = {}
-        judged: dict[str, PlannedCell] = {}
-        for cell in cells:
-            judged.setdefault(_evaluation_key(cell), cell)
-            if cell.trained:
-                shape = self._shape(cell)
-                needed.setdefault(_group(shape), (shape, set()))[1].add(shape.classes)
-        total = len(needed) + len(judged)
-        for done, (key, cell) in enumerate(judged.items()):
-            on_progress(done, total)
-            _evaluation(cell, key)
-        for done, (group, (shape, classes)) in enumerate(needed.items(), len(judged)):
-            on_progress(done, total)
+        """Predict the steps that these cells need; ``on_progress`` hears how many of how many are done."""
+        by_kind = [(one, [cell for cell in cells if self._of(cell) is one]) for one in (self._images, self._questions)]
+        jobs = [job for kind, own in by_kind for job in kind.jobs(own)]
+        for done, (group, job) in enumerate(jobs):
+            on_progress(done, len(jobs))
             try:
-                self._curves[group] = _Curve.of(shape, classes)
+                job()
             except PredictionError as error:
                 self.problems[group] = str(error)
-        on_progress(total, total)
+        on_progress(len(jobs), len(jobs))
 
     def forecast(self, cell: PlannedCell) -> Forecast:
         """Return what a cell takes; the cell is one of those learnt."""
-        work, classes = cell.work, len(cell.run.dataset.classes)
-        evaluation = _evaluation(cell, _evaluation_key(cell))
-        judged = None
-        if work.judged_images is not None:
-            judged = evaluation.flops(work.judged_images, classes, len(cell.run.dataset.templates))
-        nothing = Forecast(
-            group="",
-            step_flops=None,
-            step_products=None,
-            train_flops=None,
-            eval_flops=judged,
-            peak_bytes=None,
-            parts={},
-        )
-        if not cell.trained:
-            return dataclasses.replace(nothing, train_flops=0.0)
-        group = _group(self._shape(cell))
-        if group not in self._curves:
-            return dataclasses.replace(nothing, group=group)
-        curve = self._curves[group]
-        step, kept = curve.at(classes, "flops"), self._kept_images(cell)
-        parts = {name: round(curve.at(classes, name)) for name in PARTS} | {"images_bytes": kept}
-        return Forecast(
-            group=group,
-            step_flops=step,
-            step_products=curve.at(classes, "products"),
-            train_flops=None if work.steps is None else step * work.steps,
-            eval_flops=judged,
-            peak_bytes=round(curve.at(classes, "peak_bytes")) + kept,
-            parts=parts,
-        )
+        kind = self._of(cell)
+        found = kind.trained(cell) if cell.trained else dataclasses.replace(NOTHING, train_flops=0.0)
+        return dataclasses.replace(found, eval_flops=kind.judged(cell))
 
-    def _shape(self, cell: PlannedCell) -> StepShape:
-        run = cell.run
-        return StepShape(
-            backbone=run.backbone,
-            method=run.solution.method,
-            recipe=run.recipe,
-            classes=len(run.dataset.classes),
-            execution=run.machine.execution,
-            device=self.device,
-            precision=self.precision,
-        )
-
-    def _kept_images(self, cell: PlannedCell) -> int:
-        """Return the bytes of training images that stay on the device."""
-        if cell.work.train_images is None or cell.run.recipe.pixels != "stored":
-            return 0
-        size = cell.work.train_images * 3 * cell.work.pixels**2
-        return size if size <= cell.run.machine.resident_mib * MIB else 0
-
-
-PARTS = tuple(one.name for one in dataclasses.fields(StepMemory) if one.name != "step_peak_bytes")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Curve:
-    """A step at the fewest and the most classes; in between everything is taken to be linear."""
-
-    low: tuple[int, Prediction]
-    high: tuple[int, Prediction]
-    most: int | None
-
-    @classmethod
-    def of(cls, shape: StepShape, classes: set[int]) -> _Curve:
-        most = max(classes)
-        high = predict(shape.with_classes(most))
-        limit = shape.micro_batch if high.by_batch else None
-        effective = {one if limit is None else min(one, limit) for one in classes}
-        least, top = min(effective), max(effective)
-        low = high if least == top else predict(shape.with_classes(least))
-        return cls(low=(least, low), high=(top, high), most=limit)
-
-    def at(self, classes: int, name: str) -> float:
-        """Return a number of the prediction or its memory at a number of classes."""
-        (x0, low), (x1, high) = self.low, self.high
-        y0, y1 = low.number(name), high.number(name)
-        x = classes if self.most is None else min(classes, self.most)
-        return y1 if x0 == x1 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Evaluation:
-    """Operations of an evaluation: per image, per class, and per class and template."""
-
-    image: float
-    head: float
-    text: float
-
-    def flops(self, images: int, classes: int, templates: int) -> float:
-        return images * self.image + classes * (self.head + templates * self.text)
-
-
-_known: dict[str, _Evaluation] = {}
-
-
-def _evaluation(cell: PlannedCell, key: str) -> _Evaluation:
-    if key not in _known:
-        _known[key] = _counted_evaluation(cell)
-    return _known[key]
-
-
-def _counted_evaluation(cell: PlannedCell) -> _Evaluation:
-    """Count two small evaluations of merged weights, with one template and with two; they are linear in the rest."""
-    n, task, backbone = 2, cell.run.recipe.task, with_blank_texts(cell.run.backbone)
-    skeleton = skeleton_of(cell.run.backbone)
-    image, texts = 0, []
-    for templates in (1, 2):
-        tracker = StepTracker(block=BLOCKS["cpu"], most_distinct=n)
-        with FakeTensorMode(), tracker, torch.no_grad():
-            model = fake_copy(skeleton)
-            names = [str(number) for number in range(n)]
-            prompts = [f"{number} {{class}}" for number in range(templates)]
-            vocabulary = Vocabulary(classes=names, prompt=prompts[0], templates=prompts)
-            objective = task.build(backbone=backbone, model=model, vocabulary=vocabulary, seed=0).eval()
-            classifier = objective.classifier()
-            texts.append(tracker.flops)
-            objective.logits(torch.randn(n, 3, cell.work.pixels, cell.work.pixels), classifier)
-            image = tracker.flops - texts[-1]
-    text = texts[1] - texts[0]
-    return _Evaluation(image=image / n, head=(texts[0] - text) / n, text=text / n)
-
-
-def _evaluation_key(cell: PlannedCell) -> str:
-    return repr((cell.run.backbone, cell.run.recipe.task))
-
-
-def _group(shape: StepShape) -> str:
-    return shape.with_classes(0).key
+    def _of(self, cell: PlannedCell) -> Steps:
+        return self._questions if isinstance(cell.run, QuestionRun) else self._images

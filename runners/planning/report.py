@@ -32,8 +32,10 @@ class Report:
         title: its title.
         device: what it is planned for.
         precision: of training there.
+        cells: how many cells the table has; several may show one run.
+        tokens: lengths that texts are taken to have; empty where there are no questions.
         rows: see :func:`runners.planning.rows.row_of`.
-        unknown_sizes: data sets whose number of training images is not known.
+        unknown_sizes: data sets whose number of training samples is not known.
         needs: what is not here.
         throughput: where hours come from; None: there are none.
     """
@@ -42,6 +44,8 @@ class Report:
     title: str
     device: str
     precision: str
+    cells: int
+    tokens: Sequence[int]
     rows: Sequence[Mapping[str, Any]]
     unknown_sizes: Sequence[str]
     needs: Needs
@@ -61,11 +65,13 @@ class Report:
             "title": self.title,
             "device": self.device,
             "precision": self.precision,
+            "cells": self.cells,
+            "tokens": list(self.tokens),
             "throughput": None if self.throughput is None else self.throughput.title,
             "rows": list(self.rows),
             "total": total_of(self.rows),
             "unknown_sizes": list(self.unknown_sizes),
-            "datasets": [one.plain() for one in self.needs.datasets],
+            "datasets": [one.plain() for one in (*self.needs.datasets, *self.needs.questions)],
             "weights": [dataclasses.asdict(one) for one in self.needs.weights],
             "disk_bytes": self.needs.disk_bytes,
             "download_bytes": self.needs.download_bytes,
@@ -77,21 +83,35 @@ class Report:
         states = ", ".join(
             f"{total[state]:,} {state}" for state in STATES if total[state] or state in ("ok", "missing")
         )
-        head = [f"{self.table}: {self.title}", f"{total['cells']:,} cells: {states}", ""]
+        runs = "" if self.cells == total["cells"] else f", which show {total['cells']:,} runs"
+        head = [f"{self.table}: {self.title}", f"{self.cells:,} cells{runs}: {states}", ""]
         unit = max((one for one in UNITS if one[0] <= _largest(total)), default=UNITS[0])
         lines = [_shown(row, unit) for row in self.rows]
         lines.append({**dict.fromkeys(lines[0], ""), **_sums(total, unit), "method": "in all"})
+        lines = [{self._heading(name): value for name, value in line.items()} for line in lines]
         lines = _without_empty(lines)
         table = tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True, colalign=_align(lines[0]))
         return "\n".join([*head, table, "", *self._notes(), *self._need_words(style)])
 
+    def _heading(self, name: str) -> str:
+        """Return the heading of a column in words that go with the data."""
+        if name == "samples":
+            return "texts" if self.tokens else "images"
+        return "runs" if name == "cells" and self.cells != sum(row["cells"] for row in self.rows) else name
+
     def _notes(self) -> list[str]:
         where = f"planned for {self.device} in {self.precision}"
+        images = " with training images that stay on the device (machine.resident_mib);" if not self.tokens else ""
         notes = [
-            f"memory: the most that is allocated in training, {where}, with training images that stay on the device "
-            "(machine.resident_mib); the context and the reserve of a GPU come on top. Operations and hours: of the "
-            "cells that are left, training and evaluation apart."
+            f"memory: the most that is allocated in training, {where};{images} the context and the reserve of a GPU "
+            "come on top. Operations and hours: of what is left, training and evaluation apart."
         ]
+        if self.tokens:
+            lengths = " or ".join(map(str, self.tokens))
+            notes.append(
+                f"texts: all taken to be {lengths} tokens long, questions to answer too; without tokens=NUMBER that is "
+                "the cutoff, the most a training text has. Answers are taken to be as long as they may be."
+            )
         if self.throughput is None:
             notes.append(
                 "hours: none without a measurement. Run one cell of each method first, or give throughput=FILE of "
@@ -99,10 +119,15 @@ class Report:
             )
         else:
             notes.append(f"hours: from {self.throughput.title}; waits for data are not in them.")
-            if self.throughput.evaluation is None:
+            if self.tokens and not self.throughput.answers:
+                notes.append(
+                    "answers are written token by token; only runs of this table that are done tell their hours."
+                )
+            elif self.throughput.evaluation is None:
                 notes.append("evaluation is float32, whose rate was not measured: its hours are not known.")
         if self.unknown_sizes:
-            notes.append(f"unknown number of training images: {', '.join(self.unknown_sizes)}.")
+            what = "questions" if self.tokens else "images"
+            notes.append(f"unknown number of training {what}: {', '.join(self.unknown_sizes)}.")
         notes += [f"{row['method']}: {row['budget_note']}" for row in self.rows if row["budget_note"]]
         notes += [f"{row['method']}: no prediction: {row['problem']}" for row in self.rows if row["problem"]]
         return notes
@@ -113,6 +138,9 @@ class Report:
         words += [f"weights: {one.backbone}: {one.missing}, at most {size_text(one.most_bytes)}" for one in absent]
         if not absent:
             words.append(f"weights: all here ({', '.join(one.backbone for one in needs.weights)})")
+        words += self._question_words(style)
+        if not needs.datasets:
+            return words
         if not needs.unprepared:
             return [*words, f"data sets: all {len(needs.datasets)} prepared"]
         words.append(
@@ -131,6 +159,27 @@ class Report:
                 "to do": one.to_do,
             }
             for one in needs.unprepared
+        ]
+        return [*words, "", tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)]
+
+    def _question_words(self, style: str) -> list[str]:
+        needs = self.needs
+        if not needs.questions:
+            return []
+        if not needs.absent_questions:
+            return [f"questions: all here ({', '.join(one.dataset for one in needs.questions)})"]
+        words = [
+            f"questions: {len(needs.absent_questions)} of {len(needs.questions)} data sets not here; a run downloads "
+            f"what it needs: {needs.question_download_text}"
+        ]
+        rows = [
+            {
+                "data set": one.dataset,
+                "state": one.state,
+                "download": "?" if one.download_mib is None else size_text(round(one.download_mib * 2**20)),
+                "to do": one.to_do,
+            }
+            for one in needs.absent_questions
         ]
         return [*words, "", tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)]
 
@@ -163,7 +212,7 @@ def _shown(row: Mapping[str, Any], unit: Unit) -> dict[str, str]:
 def _sums(row: Mapping[str, Any], unit: Unit) -> dict[str, str]:
     return {
         "steps": _count(row["steps"]),
-        "images": _count(row["images"]),
+        "samples": _count(row["samples"]),
         "memory": "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e9:.2f} GB",
         unit[1]: _flops(row["train_flops_left"], unit),
         "hours": _hours(row["train_s_left"]),

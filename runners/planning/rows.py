@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from runners.plan import QuestionRun
 from runners.planning.cells import STATES
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def row_of(
         "steps_most": max(known, default=None),
         "steps": _sum(pairs, lambda cell, _: cell.work.steps),
         "steps_left": _sum(left, lambda cell, _: cell.work.steps),
-        "images": _sum(pairs, lambda cell, _: cell.work.seen_images),
+        "samples": _sum(pairs, lambda cell, _: cell.work.seen_samples),
         "train_flops": _sum(pairs, lambda _, forecast: forecast.train_flops),
         "train_flops_left": _sum(left, lambda _, forecast: forecast.train_flops),
         "eval_flops": _sum(pairs, lambda _, forecast: forecast.eval_flops),
@@ -85,7 +86,7 @@ def total_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     summed = (
         "cells",
         *STATES,
-        *(name for name in rows[0] if name.split("_")[0] in ("steps", "train", "eval", "images")),
+        *(name for name in rows[0] if name.split("_")[0] in ("steps", "train", "eval", "samples")),
     )
     names = [name for name in summed if name not in ("steps_least", "steps_most")]
     total = {name: _total([row[name] for row in rows]) for name in names}
@@ -94,7 +95,9 @@ def total_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _identity(cell: PlannedCell) -> str:
-    return repr((cell.run.backbone, cell.run.solution.method))
+    # a sum over questions has few parts: one that is not known would hide all others
+    unknown = isinstance(cell.run, QuestionRun) and cell.work.steps is None
+    return repr((cell.run.backbone, cell.run.solution.method, unknown))
 
 
 def _seconds(pairs: Sequence[Pair], throughput: Throughput | None, *, training: bool) -> float | None:
@@ -102,7 +105,7 @@ def _seconds(pairs: Sequence[Pair], throughput: Throughput | None, *, training: 
         return None
     if training:
         return _sum(pairs, throughput.train_s)
-    return _sum(pairs, lambda _, forecast: throughput.eval_s(forecast))
+    return _sum(pairs, throughput.eval_s)
 
 
 def _sum(pairs: Sequence[Pair], value: Callable[[PlannedCell, Forecast], Any]) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from results.bench_record import Benchmark, SubjectResult, read, spread
 from runners.compose import ConfigError
+from runners.plan import QuestionRun
 
 if TYPE_CHECKING:
     from runners.planning.cells import PlannedCell
@@ -45,6 +46,8 @@ class Throughput:
         usual: rate of steps of methods that were not measured; None: there is none.
         evaluation: rate of evaluation; None: there is none.
         products_only: the rates do not count attention.
+        answers: the rate of evaluation holds for answers to questions too. They are written token by token, for which
+            no rate of training steps says anything.
     """
 
     title: str
@@ -53,6 +56,7 @@ class Throughput:
     usual: float | None = None
     evaluation: float | None = None
     products_only: bool = False
+    answers: bool = False
 
     def train_s(self, cell: PlannedCell, forecast: Forecast) -> float | None:
         """Return the seconds of all training steps of a cell; None where something is not known."""
@@ -64,9 +68,10 @@ class Throughput:
             return None
         return flops / rate.flops_per_s * cell.work.steps
 
-    def eval_s(self, forecast: Forecast) -> float | None:
-        """Return the seconds of the evaluation of a cell."""
-        if self.evaluation is None or forecast.eval_flops is None:
+    def eval_s(self, cell: PlannedCell, forecast: Forecast) -> float | None:
+        """Return the seconds of the evaluation of a cell; None where something is not known."""
+        unlike = isinstance(cell.run, QuestionRun) and not self.answers
+        if unlike or self.evaluation is None or forecast.eval_flops is None:
             return None
         return forecast.eval_flops / self.evaluation
 
@@ -147,6 +152,7 @@ def from_records(pairs: Iterable[Pair], *, device: str, precision: str) -> Throu
         steps=medians,
         usual=statistics.median(medians.values()),
         evaluation=statistics.median(judged) if judged else None,
+        answers=True,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ class StepTracker(TorchDispatchMode):
 
     Attributes:
         now: bytes alive.
-        peak: the most bytes alive since :meth:`reset_peak`.
+        peaks: the most bytes alive in each section since :meth:`reset_peak`, in the order of their beginnings.
         products: operations of matrix products and convolutions.
         attention: operations of the attention kernel, which torch's counter has no formula for on a CPU.
         most_distinct: how many distinct values ``unique`` finds at most, such as the number of classes.
@@ -41,12 +41,20 @@ class StepTracker(TorchDispatchMode):
             equal: what ``torch.equal`` says, call after call.
         """
         super().__init__()
-        self.now = self.peak = self.products = self.attention = 0
+        self.now = self.products = self.attention = 0
+        self.peaks: dict[Hashable, int] = {}
         self.most_distinct = most_distinct
         self.asked_distinct = False
         self._block = block
         self._equal: Iterator[bool] = iter(equal)
         self._alive: dict[int, int] = {}
+        self._section: Hashable = None
+        self.reset_peak()
+
+    @property
+    def peak(self) -> int:
+        """The most bytes alive since :meth:`reset_peak`."""
+        return max(self.peaks.values())
 
     @property
     def flops(self) -> int:
@@ -55,7 +63,13 @@ class StepTracker(TorchDispatchMode):
 
     def reset_peak(self) -> None:
         """Start the peak anew."""
-        self.peak = self.now
+        self.peaks = {}
+        self.begin(self._section)
+
+    def begin(self, section: Hashable) -> None:
+        """Begin a section of the step, or go on with one that has begun before."""
+        self._section = section
+        self.peaks[section] = max(self.peaks.get(section, 0), self.now)
 
     def bytes_of(self, tensors: Iterable[Tensor]) -> int:
         """Return the bytes of the distinct storages under tensors."""
@@ -98,7 +112,7 @@ class StepTracker(TorchDispatchMode):
             return
         size = self._alive[key] = self._rounded(storage.nbytes())
         self.now += size
-        self.peak = max(self.peak, self.now)
+        self.peaks[self._section] = max(self.peaks[self._section], self.now)
         weakref.finalize(storage, self._release, key)
 
     def _release(self, key: int) -> None:

@@ -2,7 +2,7 @@
 
 Cells done and left; of every method its parameters, the budget, steps, operations and the most memory of training, and,
 where a machine was measured, hours; which data sets and weights are not here, and the disk they need. Memory and
-operations come from one training step on tensors without memory: it needs no weights, no images and no GPU.
+operations come from one training step on tensors without memory: it needs no weights, no data and no GPU.
 docs/PLANNING.md says what is counted and how far predictions were off.
 
 Examples:
@@ -10,6 +10,8 @@ Examples:
   randlora plan table=demo device=cuda                              for a GPU, from a machine without one
   randlora plan table=demo throughput=results/bench/micro/micro.json
   randlora plan table=demo device=cuda flops_per_s=8e13             a rate you know your GPU to reach
+  randlora plan table=commonsense_llama3 device=cuda machine.recompute_blocks=true
+  randlora plan table=commonsense_llama3 device=cuda tokens=160     texts of another length than the longest
   randlora plan table=demo to=plan.md
   randlora plan table=demo format=json > plan.json
 """
@@ -44,6 +46,7 @@ def main(config: DictConfig) -> int:
     check_format(config.format, FORMATS)
     to = _target(config.to)
     rate = _rate(config)
+    _check_tokens(config.tokens)
     machine: Machine = instantiate(config)["machine"]
     device, precision = _planned_for(config, machine)
     report = plan(config, machine, device=device, precision=precision, rate=rate)
@@ -61,12 +64,15 @@ def plan(config: DictConfig, machine: Machine, *, device: Any, precision: Any, r
     Raises:
         ConfigError: if there is no such table, a cell does not compose, or the throughput does not go with the plan.
     """
+    from runners.plan import QuestionRun
     from runners.planning.cells import plan_cells
     from runners.planning.forecast import Forecaster
+    from runners.planning.image_forecast import ImageSteps
     from runners.planning.needs import find_needs
     from runners.planning.progress import prediction_progress
     from runners.planning.report import Report
     from runners.planning.rows import group_cells, row_of
+    from runners.planning.text_forecast import TextSteps
     from runners.tables import plan_table, store_of
 
     overrides = [str(override) for override in config.hydra.overrides.task]
@@ -75,8 +81,10 @@ def plan(config: DictConfig, machine: Machine, *, device: Any, precision: Any, r
     scan = store_of(machine.results).scan()
     for problem in scan.problems:
         print(f"warning: {problem.path} cannot be used: {problem.reason}", file=sys.stderr)
-    cells = plan_cells(table, scan.records)
-    forecaster: Forecaster = Forecaster(device=device, precision=precision)
+    cells = plan_cells(table, scan.records, tokens=config.tokens)
+    forecaster: Forecaster = Forecaster(
+        images=ImageSteps(device=device, precision=precision), questions=TextSteps(device=device, precision=precision)
+    )
     with prediction_progress() as on_progress:
         forecaster.learn(cells, on_progress=on_progress)
     pairs: list[Pair] = [(cell, forecaster.forecast(cell)) for cell in cells]
@@ -91,6 +99,8 @@ def plan(config: DictConfig, machine: Machine, *, device: Any, precision: Any, r
         title=table.spec.title,
         device=device,
         precision=precision,
+        cells=len(table.planned),
+        tokens=sorted({cell.work.size for cell in cells if isinstance(cell.run, QuestionRun)}),
         rows=rows,
         unknown_sizes=sorted(unknown),
         needs=find_needs(table, cells),
@@ -136,6 +146,11 @@ def _rate(config: DictConfig) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise ConfigError(f"flops_per_s={value}: valid: a number above 0, such as 8e13")
     return float(value)
+
+
+def _check_tokens(tokens: Any) -> None:
+    if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1):
+        raise ConfigError(f"tokens={tokens}: valid: a whole number of tokens from 1, or null for the recipe's cutoff")
 
 
 def _target(to: Any) -> Path | None:

@@ -24,7 +24,8 @@ from runners.benchmark.memory import replay
 from runners.compose import compose, instantiate_part
 from runners.planning.cuda_autocast import CudaAutocast
 from runners.planning.predict import PredictionError, predict
-from runners.planning.step import RunStep, StepShape
+from runners.planning.shapes import ImageStep
+from runners.planning.step import RunStep
 from runners.trainer import train
 
 # Autograd adds gradients that meet in place where they are plain tensors and into new memory where they are fake ones:
@@ -55,22 +56,23 @@ VIT = TimmVision(
 )
 
 
-def shape_of(*overrides: str, recipe: str, backbone: ImageBackbone | None = None, **changes: object) -> StepShape:
+def shape_of(*overrides: str, recipe: str, backbone: ImageBackbone | None = None, **changes: object) -> ImageStep:
     config = compose("config", [*overrides, f"recipe={recipe}", f"recipe.batch_size={BATCH}"])
     parts = {name: instantiate_part(name, config[name]) for name in ("backbone", "method", "recipe")}
-    shape = StepShape(
+    shape = ImageStep(
         backbone=backbone or parts["backbone"],
         method=parts["method"],
         recipe=parts["recipe"],
         classes=CLASSES,
         execution=DEFAULT_EXECUTION,
+        recompute_blocks=False,
         device="cpu",
         precision="float32",
     )
     return replace(shape, **changes)  # type: ignore[arg-type]
 
 
-def real_step(shape: StepShape) -> RunStep:
+def real_step(shape: ImageStep) -> RunStep:
     model = shape.backbone.with_random_weights().build(root=Path(), device=torch.device("cpu"), seed=1)
     return RunStep(shape, model)
 
@@ -80,7 +82,7 @@ def storage_bytes(tensors: Iterator[torch.Tensor]) -> int:
     return sum(storages.values())
 
 
-def measured_peak(shape: StepShape) -> int:
+def measured_peak(shape: ImageStep) -> int:
     """Return the most bytes alive in the second step of a real model, what is there before it included."""
     step = real_step(shape)
     step.take(lambda phase: None)
@@ -89,7 +91,7 @@ def measured_peak(shape: StepShape) -> int:
         step.take(lambda phase: None)
     modules = step.objective.modules()
     low = [copy for one in modules if isinstance(one, Shared) for copy in one.low_copies()]
-    there = [*step.objective.parameters(), *step.objective.buffers(), *low, *step.states(), step.images, step.labels]
+    there = [*step.objective.parameters(), *step.objective.buffers(), *low, *step.states(), *step.batch]
     tokens = [*getattr(step.objective, "train_tokens", []), *getattr(step.objective, "test_tokens", [])]
     return storage_bytes(iter([*there, *tokens])) + replay(profile.kineto_results.events()).peak
 
@@ -175,14 +177,14 @@ def test_predicted_peak_is_that_of_the_training_loop(method: str) -> None:
             step.objective,
             backbone=step.adaptation.trainable(),
             recipe=shape.recipe,
-            feed=ConstantFeed(step.images, step.labels),  # type: ignore[arg-type]
+            feed=ConstantFeed(*step.batch),  # type: ignore[arg-type]
             accelerator=Accelerator(cpu=True),
             seed=1,
             checkpointer=NoCheckpoints(),  # type: ignore[arg-type]
             on_step=lambda done, total, values: None,
             stop=lambda: False,
         )
-    before = storage_bytes(iter([*step.objective.parameters(), *step.objective.buffers(), step.images, step.labels]))
+    before = storage_bytes(iter([*step.objective.parameters(), *step.objective.buffers(), *step.batch]))
     found = before + replay(profile.kineto_results.events()).peak
     assert is_close(predict(shape).peak_bytes, found)
 
