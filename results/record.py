@@ -125,7 +125,10 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where the numbers come from; `started_at` is ISO 8601 in UTC, `dirty` is None outside a git checkout."""
+    """Where the numbers come from; `started_at` is ISO 8601 in UTC, `dirty` is None outside a git checkout.
+
+    `processes` trained together; None in records from before there could be several.
+    """
 
     commit: str | None = None
     dirty: bool | None = None
@@ -137,6 +140,7 @@ class Provenance:
     weights_digest: str | None = None
     command: str
     started_at: str
+    processes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,13 +24,15 @@ class Checkpointer:
         run: identity of the run; a checkpoint of another run is ignored.
         every_s: seconds between checkpoints.
         every_steps: steps between checkpoints, or None to go by time alone.
+        writes: whether this process writes the file; of several processes of a run one does.
     """
 
-    def __init__(self, path: Path, *, run: str, every_s: float, every_steps: int | None) -> None:
+    def __init__(self, path: Path, *, run: str, every_s: float, every_steps: int | None, writes: bool = True) -> None:
         self.path = path
         self.run = run
         self.every_s = every_s
         self.every_steps = every_steps
+        self.writes = writes
         self._last = time.monotonic()
 
     def due(self, step: int) -> bool:
@@ -41,10 +43,11 @@ class Checkpointer:
 
     def save(self, step: int, parameters: Mapping[str, nn.Parameter], *, extra: Mapping[str, Any]) -> None:
         """Write the state after ``step`` completed steps."""
-        buffer = io.BytesIO()
-        tensors = {name: parameter.detach().cpu() for name, parameter in parameters.items()}
-        torch.save({"run": self.run, "step": step, "tensors": tensors, **extra}, buffer)
-        write_atomically(self.path, buffer.getvalue())
+        if self.writes:
+            buffer = io.BytesIO()
+            tensors = {name: parameter.detach().cpu() for name, parameter in parameters.items()}
+            torch.save({"run": self.run, "step": step, "tensors": tensors, **extra}, buffer)
+            write_atomically(self.path, buffer.getvalue())
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from runners.compose import CONF, ConfigError, compose, primary_config
 from runners.interrupt import Interrupted
 from runners.machine import EXPERIMENTS, ROOT
+from runners.processes import Processes
 
 VERBS = {
     "run": "train and evaluate one configuration",
@@ -61,13 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "-h" in rest or "--help" in rest:
         print(_help(module))
         return 0
+    processes = Processes.launched()
     try:
         rest = _with_action(verb, module, rest)
+        _check_launch(verb, rest, processes)
         if any(argument.partition("=")[0] in HYDRA_FLAGS for argument in rest):
             return _through_hydra(module, rest)
         return _start(module, rest)
     except _known_errors() as error:
-        print(f"error: {error}", file=sys.stderr)
+        if processes.main:
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except (Interrupted, KeyboardInterrupt) as interruption:
         print(str(interruption) or "interrupted", file=sys.stderr)
@@ -82,6 +86,19 @@ def _with_action(verb: str, module: ModuleType, arguments: Sequence[str]) -> lis
     if not arguments or arguments[0] not in actions:
         raise ConfigError(f"say what to do: {' or '.join(f'randlora {verb} {action}' for action in actions)}")
     return [f"action={arguments[0]}", *arguments[1:]]
+
+
+def _check_launch(verb: str, arguments: Sequence[str], processes: Processes) -> None:
+    """Raise ConfigError where several processes were started for what one does."""
+    if processes.alone:
+        return
+    if verb != "run" or any(argument.partition("=")[0] in HYDRA_FLAGS for argument in arguments):
+        several = verb in ("run", "sweep")
+        hint = "; for several GPUs start one for each, with CUDA_VISIBLE_DEVICES and a share of the cells" * several
+        raise ConfigError(
+            f"{processes.count} processes were started, and only a single 'run' is carried out by several: start this "
+            f"without torchrun or accelerate launch{hint}"
+        )
 
 
 def _start(module: ModuleType, overrides: Sequence[str]) -> int:

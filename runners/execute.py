@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import hashlib
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -24,11 +26,15 @@ from results.store import RecordStore
 from runners.auditing import AuditError, Auditor
 from runners.checkpoint import Checkpointer
 from runners.image_workload import ImageWorkload
+from runners.interrupt import Interrupted, Released
+from runners.loggers import NoLog
 from runners.machine import ROOT
 from runners.memory import MemoryMeter
 from runners.plan import ImageRun, QuestionRun, Run
+from runners.processes import ALONE, Processes
 from runners.provenance import provenance
 from runners.question_workload import QuestionWorkload
+from runners.sharding import gather, merge_gathered, shard
 from runners.trainer import OnStep, Trained, TrainingClock, train
 from runners.workload import OnJudged, Workload
 
@@ -43,26 +49,44 @@ DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @dataclass(kw_only=True)
 class Bench:
-    """What runs of one process share: decoded data, verdicts of audits, the record store, and how to stop."""
+    """What runs of one process share: decoded data, verdicts of audits, the record store, and how to stop.
+
+    With several ``processes`` they carry out a single run.
+    """
 
     store: RecordStore
     stop: Callable[[], bool]
-    on_step: OnStep
+    on_step: OnStep = lambda done, total, values: None
     on_judged: OnJudged = lambda scorer, done, total: None
     cache: DecodedCache = field(default_factory=DecodedCache)
     auditor: Auditor = field(default_factory=Auditor)
+    processes: Processes = ALONE
 
 
 def execute(run: Run, bench: Bench) -> Record:
     """Train and evaluate a run, write its record and return it. What goes wrong inside the run becomes a failed record.
 
+    Of several processes the main one judges and records the run; one in which something goes wrong records that.
+
     Raises:
-        Interrupted: if the run was asked to stop; its state is kept and no record is written.
+        Interrupted: if the run was asked to stop or another process ended; its state is kept and this process writes no
+            record.
+        Released: in the other processes, once the training is over.
         StoreError: if the disk refuses what the run writes; its checkpoint is kept and no record is written.
     """
+    try:
+        return _execute(run, bench)
+    except Released:
+        raise
+    except BaseException:
+        bench.processes.claim_end()
+        raise
+
+
+def _execute(run: Run, bench: Bench) -> Record:
     began, started_at = time.perf_counter(), datetime.now(UTC)
-    folder = bench.store.folder(run.id)
-    log = run.logger.open(id=run.id, folder=folder, config=run.config)
+    folder, count = bench.store.folder(run.id), bench.processes.count
+    log = run.logger.open(id=run.id, folder=folder, config=run.config) if bench.processes.main else NoLog()
     facts: dict[str, Any] = {}
     try:
         outcome = _outcome(run, bench, facts, log_step=log.step)
@@ -75,6 +99,8 @@ def execute(run: Run, bench: Bench) -> Record:
             raise StoreError(
                 f"cannot write in {folder}: {error.strerror}; free some space and run it again, what is there is intact"
             ) from error
+        if not bench.processes.claim_end():
+            raise Interrupted("stopped: another process of this run failed, and the record says why") from error
         outcome = {"status": "failed", "reason": _reason(error)}
         if isinstance(error, AuditError):
             outcome["checks"] = error.checks
@@ -88,6 +114,7 @@ def execute(run: Run, bench: Bench) -> Record:
     if "timing" in outcome:
         outcome["timing"]["total_s"] = time.perf_counter() - began
         outcome["timing"] = Timing(**outcome["timing"])
+    source = dataclasses.replace(source, processes=count)
     record = Record(id=run.id, key=run.key, config=run.config, provenance=source, **outcome)
     bench.store.write(record)
     if record.status == "ok":
@@ -104,7 +131,7 @@ def _outcome(run: Run, bench: Bench, facts: dict[str, Any], *, log_step: Callabl
     accelerator = run.machine.prepare()
     device = accelerator.device
     meter = MemoryMeter(device)
-    with meter.phase("load"):
+    with meter.phase("load"), bench.processes.main_first(bench.stop):
         facts["weights"] = run.backbone.weights_digest(root=ROOT)
         model = run.backbone.build(root=ROOT, device=device, seed=seed_for(run.seed, "weights"))
         if run.machine.recompute_blocks:
@@ -124,14 +151,20 @@ def _outcome(run: Run, bench: Bench, facts: dict[str, Any], *, log_step: Callabl
     counts = _parameters(run, adaptation, work.objective)
     before = fingerprint(adaptation.frozen())
     trained = Trained(clock=TrainingClock(), notes=())
-    if counts["adapter"] + counts["head"] > 0:
+    trains = counts["adapter"] + counts["head"] > 0
+    sharded = trains and run.machine.shard == "model"
+    if trains:
         with meter.phase("train"):
+            _meet(bench, work, before)
+            if sharded:
+                shard(adaptation)
             trained = _train(run, bench, work, adaptation, accelerator, log_step=log_step)
+    _part(adaptation, bench.processes, sharded=sharded)
     changed = [name for name, sums in fingerprint(adaptation.frozen()).items() if sums != before[name]]
     if changed:
         raise RuntimeError(f"{len(changed)} frozen tensors changed during training, among them '{changed[0]}'")
     counts["saved_bytes"] = _save(run, bench, adaptation, work.objective)
-    adaptation.merge()
+    merge_gathered(adaptation) if sharded else adaptation.merge()
     evaluated = time.perf_counter()
     with meter.phase("evaluation"):
         found = work.judge()
@@ -150,6 +183,27 @@ def _outcome(run: Run, bench: Bench, facts: dict[str, Any], *, log_step: Callabl
         "memory": meter.memory(),
         "timing": timing,
     }
+
+
+def _meet(bench: Bench, work: Workload, frozen: Mapping[str, object]) -> None:
+    """Read the training data, the main process first, and compare what the processes start from."""
+    with bench.processes.main_first(bench.stop):
+        work.feed  # noqa: B018 - read and kept at the first look
+    digest = hashlib.sha256(repr(sorted(frozen.items())).encode()).hexdigest()
+    bench.processes.check_equal({"frozen weights": digest, "training data": sorted(work.digests.items())})
+
+
+def _part(adaptation: Adaptation, processes: Processes, *, sharded: bool) -> None:
+    """Leave the rest of the run to the main process, which has all weights.
+
+    Raises:
+        Released: in the others.
+    """
+    if sharded:
+        gather(adaptation)
+    processes.part()
+    if not processes.main:
+        raise Released
 
 
 def _workload(run: Run, bench: Bench, model: nn.Module, device: torch.device) -> Workload:
@@ -186,6 +240,7 @@ def _train(
         selection=work.selection(log=log_step),
         on_step=on_step,
         stop=bench.stop,
+        processes=bench.processes,
     )
 
 
@@ -195,6 +250,7 @@ def _checkpointer(run: Run, bench: Bench) -> Checkpointer:
         run=run.id,
         every_s=run.machine.checkpoint_every_s,
         every_steps=run.machine.checkpoint_every_steps,
+        writes=bench.processes.main,
     )
 
 

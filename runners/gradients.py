@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from randlora.data.feed import Batch
+from randlora.seeds import seed_for
 from randlora.tasks.base import Objective
 from randlora.training import Training
+from runners.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,8 +29,10 @@ class Gradients:
         prepared: the same, as the accelerator runs it.
         parameters: what is trained, by name.
         recipe: says how large parts are.
-        accelerator: precision and processes.
+        accelerator: precision and placement.
         scope: surrounds the passes of each step.
+        processes: among which the samples of each batch are shared out. Gradients are added up once per step, since
+            processes may have different numbers of parts, and `scope` may hold gradients back to its end.
 
     Attributes:
         notes: what was changed to make a step fit, in words.
@@ -43,11 +47,13 @@ class Gradients:
         recipe: Training,
         accelerator: Accelerator,
         scope: Callable[[], AbstractContextManager[None]],
+        processes: Processes = ALONE,
     ) -> None:
         self.objective = objective
         self.prepared = prepared
         self.parameters = parameters
         self.accelerator = accelerator
+        self.processes = processes
         self.scope = scope
         self.size = recipe.micro_batch_size
         self.notes: tuple[str, ...] = ()
@@ -63,33 +69,38 @@ class Gradients:
         Raises:
             torch.OutOfMemoryError: if a single sample does not fit, or with several processes.
         """
+        rank = self.processes.rank
         while True:
-            torch.manual_seed(seed)
+            # other samples than those of the main process are not to meet the same dropout
+            torch.manual_seed(seed if rank == 0 else seed_for(seed, "process", rank))
             try:
                 with self.scope():
-                    return self._add_up(batch, step=step)
+                    total = self._add_up(batch, step=step)
+                break
             except torch.OutOfMemoryError as error:
                 # not from in here, where the exception keeps the tensors of the step alive
                 reason = str(error).partition("\n")[0]
             self._halve(batch, step=step, reason=reason)
+        self.processes.sum_gradients(list(self.parameters.values()))
+        return self.processes.sum(total)
 
     def _add_up(self, batch: Batch, *, step: int) -> Tensor:
-        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        count, rank = self.processes.count, self.processes.rank
         whole = self.objective.units(*batch)
-        own = batch if processes == 1 else tuple(side[rank::processes] for side in batch)
+        own = batch if count == 1 else tuple(side[rank::count] for side in batch)
         total = torch.zeros((), device=self.accelerator.device)
-        size = self.size or max(1, -(-len(batch[0]) // processes))
+        size = self.size or max(1, len(own[0]))
         for part in zip(*(side.split(size) for side in own), strict=True):
-            share = self.objective.units(*part) / whole
-            loss = self.prepared(*part, step=step) * share
-            # gradients of several processes are averaged, and each has but its share
-            self.accelerator.backward(loss * processes if processes > 1 else loss)
+            if len(part[0]) == 0:  # fewer samples than processes
+                continue
+            loss = self.prepared(*part, step=step) * (self.objective.units(*part) / whole)
+            self.accelerator.backward(loss)
             total += loss.detach()
-        return total if processes == 1 else self.accelerator.reduce(total, reduction="sum")
+        return total
 
     def _halve(self, batch: Batch, *, step: int, reason: str) -> None:
         size = min(self.size or len(batch[0]), len(batch[0]))
-        if size == 1 or self.accelerator.num_processes > 1:
+        if size == 1 or not self.processes.alone:
             raise torch.OutOfMemoryError(
                 f"step {step + 1}: {reason}; set a smaller recipe.micro_batch_size"
                 if size > 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,26 +14,39 @@ class Interrupted(BaseException):
     """A run stopped at a step boundary on request; its state is saved."""
 
 
-class StopRequest:
-    """Set by the first SIGINT or SIGTERM; a second one interrupts at once."""
+class Released(BaseException):
+    """What a process had to do for a run is done; another one finishes and records it."""
 
-    def __init__(self) -> None:
+
+class StopRequest:
+    """Set by the first SIGINT or SIGTERM; a second one interrupts at once.
+
+    Args:
+        again_after_s: a second one sooner than this is the first one again: launchers of several processes pass on what
+            the terminal has sent to all of them.
+    """
+
+    def __init__(self, *, again_after_s: float = 0.0) -> None:
         self.asked = False
+        self.again_after_s = again_after_s
+        self._asked_at = 0.0
 
     def __call__(self) -> bool:
         """Return whether to stop."""
         return self.asked
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        now = time.monotonic()
+        if not self.asked:
+            self.asked, self._asked_at = True, now
+        elif now - self._asked_at >= self.again_after_s:
             raise KeyboardInterrupt
-        self.asked = True
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
+def stop_on_signals(*, again_after_s: float = 0.0) -> Iterator[StopRequest]:
     """Turn SIGINT and SIGTERM into a request for the duration of the block (in the main thread)."""
-    request = StopRequest()
+    request = StopRequest(again_after_s=again_after_s)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return

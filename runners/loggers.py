@@ -28,6 +28,16 @@ class RunLog(ABC):
         """Close the log with the run's record."""
 
 
+class NoLog(RunLog):
+    """The log of a process that has none, since another process of its run logs."""
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Logger(ABC):
     """A kind of log."""

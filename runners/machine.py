@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ROOT / "experiments"
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Shard = Literal["none", "model"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class Machine:
         execution: how adapters trade time for memory (see :class:`randlora.execution.Execution`).
         recompute_blocks: keep only the inputs of transformer blocks for the backward pass and run each block again:
             less memory, more time, the same bits.
+        shard: ``model`` shares the frozen weights out among the processes of a run while it trains (FSDP); adapters and
+            bases stay whole on each. Loading and judging still take the whole model, the latter on one of them.
         audit: check the contract of each method on the run's own model before it trains, once per process; a run whose
             method breaks it fails.
         checkpoint_every_s: seconds between mid-run checkpoints.
@@ -56,6 +59,7 @@ class Machine:
     resident_mib: float
     execution: Execution
     recompute_blocks: bool
+    shard: Shard
     audit: bool
     checkpoint_every_s: float
     checkpoint_every_steps: int | None
@@ -67,6 +71,7 @@ class Machine:
     def __post_init__(self) -> None:
         check_choice(self, "device", ("auto", "cpu", "cuda"))
         check_choice(self, "precision", ("auto", "float32", "bfloat16"))
+        check_choice(self, "shard", ("none", "model"))
         check_whole(self, "evaluation_batch_size", "answering_batch_size")
         check_whole(self, "workers", least=0)
         if not is_number(self.resident_mib) or self.resident_mib < 0:
@@ -120,8 +125,6 @@ class Machine:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
 
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
         # read when the first matrix product runs on a GPU; without it cuBLAS may sum in another order
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -130,4 +133,8 @@ class Machine:
         if AcceleratorState._shared_state:
             # accelerate keeps the first settings of a process; runs of one process may differ
             AcceleratorState._reset_state(reset_partial_state=True)
-        return Accelerator(mixed_precision=mixed, cpu=self.torch_device().type == "cpu")
+        accelerator = Accelerator(mixed_precision=mixed, cpu=self.torch_device().type == "cpu")
+        if self.threads is not None:
+            # after accelerate, which sets its own where there are several processes
+            torch.set_num_threads(self.threads)
+        return accelerator

@@ -9,51 +9,89 @@ Examples:
   randlora run -m method=lora,randlora dataset=mini_mnist,mini_eurosat seed=1,2,3     Hydra's multirun
   randlora run backbone=clip_vit_b32 recipe=clip dataset=mini_eurosat logger=wandb
   randlora run method=vera --cfg job                                        print the configuration and stop
+  torchrun --nproc-per-node 2 -m runners.cli run …                          one run on two GPUs (docs/COMMONSENSE.md)
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
+from tabulate import tabulate
 
 from results.record import RecordError
 from results.units import duration, quantity, size
-from runners.compose import instantiate
+from runners.compose import ConfigError, instantiate
 
 if TYPE_CHECKING:
     from results.record import Record
     from results.store import RecordStore
+    from runners.plan import Run
+    from runners.processes import Processes
 
 CONFIG = "config"
+PASSED_ON_S = 5.0  # in which a launcher passes on a signal that its processes have had
 
 
 def main(config: DictConfig) -> int:
     """Run one configuration; return 0 if its record is ok, 1 if it failed, 130 if it was interrupted."""
     from results.store import RecordStore
     from runners.execute import Bench, execute
-    from runners.interrupt import Interrupted, stop_on_signals
+    from runners.interrupt import Interrupted, Released, stop_on_signals
     from runners.plan import check_run
-    from runners.progress import run_progress
+    from runners.processes import Processes
+    from runners.progress import console, run_progress
 
+    processes = Processes.launched()
+    console.quiet = not processes.main
     run = check_run(config)
+    check_processes(run, processes)
     launcher = instantiate(config)["launcher"]
     store = RecordStore(run.machine.results_path)
     record = _recorded(store, run.id)
     if record is not None and not launcher.pending([run.id], {run.id: record}):
+        if not processes.main:
+            return 0
         print(f"recorded before, not run again (launcher.rerun=true runs it): {store.folder(run.id)}", file=sys.stderr)
     else:
+        processes.connect(run.machine.torch_device())
         title = f"{run.key.method} on {run.key.dataset}"
-        with stop_on_signals() as stop, run_progress(title) as shown:
+        patience = 0.0 if processes.alone else PASSED_ON_S
+        with stop_on_signals(again_after_s=patience) as stop, run_progress(title) as shown:
+            bench = Bench(store=store, stop=stop, processes=processes)
+            if processes.main:
+                bench.on_step, bench.on_judged = shown.on_step, shown.on_judged
             try:
-                record = execute(run, Bench(store=store, stop=stop, on_step=shown.on_step, on_judged=shown.on_judged))
+                record = execute(run, bench)
+            except Released:
+                return 0
             except Interrupted as interrupted:
                 print(interrupted, file=sys.stderr)
                 return 130
     print(describe(record))
     print(f"record: {store.folder(run.id) / 'record.json'}")
     return 0 if record.status == "ok" else 1
+
+
+def check_processes(run: Run, processes: Processes) -> None:
+    """Raise ConfigError where the processes that were started cannot carry out a run together."""
+    from runners.plan import ImageRun, QuestionRun
+    from runners.sharding import check_sharding
+
+    assert isinstance(run, ImageRun | QuestionRun)
+    if not processes.alone and not run.recipe.task.separable:
+        raise ConfigError(
+            "the loss of this recipe compares the samples of a batch with one another, which processes cannot share "
+            "out; start one process"
+        )
+    try:
+        if run.machine.shard == "model":
+            check_sharding(run.solution.method, processes, backbone=run.backbone)
+        processes.check_devices(run.machine.torch_device())
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _recorded(store: RecordStore, id: str) -> Record | None:
@@ -65,6 +103,27 @@ def _recorded(store: RecordStore, id: str) -> Record | None:
         return None
 
 
+def _scores(metrics: Mapping[str, float]) -> list[str]:
+    """Return one line per metric, or per task where several tasks have several metrics each."""
+    tasks: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        task, _, metric = name.partition("/")
+        tasks.setdefault(task, {})[metric] = value
+    if len(tasks) == 1:
+        return [f"  {name}: {100 * value:.2f} %" for name, value in metrics.items()]
+    columns = list(dict.fromkeys(metric for own in tasks.values() for metric in own))
+    rows = [
+        [task, *(f"{100 * own[name]:.1f}" if name in own else "" for name in columns)] for task, own in tasks.items()
+    ]
+    headers = ["in %", *(name.replace("_", " ") for name in columns)]
+    text = tabulate(rows, headers=headers, disable_numparse=True, stralign="right", maxheadercolwidths=12)
+    return [f"  {line}" for line in text.splitlines()]
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
 def describe(record: Record) -> str:
     """Return a record in a few lines."""
     lines = [
@@ -72,7 +131,7 @@ def describe(record: Record) -> str:
     ]
     if record.reason:
         lines.append(f"  reason: {record.reason}")
-    lines += [f"  {name}: {100 * value:.2f} %" for name, value in record.metrics.items()]
+    lines += _scores(record.metrics)
     if record.parameters is not None:
         counts = record.parameters
         backbone, head = quantity(counts.adapter), quantity(counts.head)

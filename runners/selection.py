@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from runners.checkpoint import Checkpointer
+from runners.processes import ALONE, Processes
 
 
 class Selection:
@@ -43,15 +44,21 @@ class Selection:
         self.step = 0
         self._file = Checkpointer(path, run=run, every_s=math.inf, every_steps=None)
 
-    def look(self, step: int, total: int, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Measure where a look is due after ``step`` of ``total`` steps, and keep the tensors if none were better."""
+    def look(
+        self, step: int, total: int, parameters: Mapping[str, nn.Parameter], *, processes: Processes = ALONE
+    ) -> None:
+        """Measure where a look is due after ``step`` of ``total`` steps, and keep the tensors if none were better.
+
+        Of several processes each measures, and what the main one finds counts.
+        """
         if step % self.every and step != total:
             return
-        loss = self.measure()
+        loss = processes.value_of_main(self.measure())
         self.log(step, {"validation_loss": loss})
         if loss < self.best:
             self.best, self.step = loss, step
-            self._file.save(step, parameters, extra={})
+            if processes.main:
+                self._file.save(step, parameters, extra={})
 
     def restore(self, parameters: Mapping[str, nn.Parameter]) -> str:
         """Give the parameters the values of the best step, and return a sentence that says which it was.

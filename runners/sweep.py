@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from results import render
-from runners.compose import instantiate
-from runners.formats import check_format, failures_text
+from runners.compose import ConfigError, instantiate
+from runners.formats import check_format, failures_text, problems_text
 from runners.tables import FORMATS, TABLES, chosen_labels, plan_table, store_of
 
 if TYPE_CHECKING:
@@ -43,10 +43,12 @@ def main(config: DictConfig) -> int:
     where = chosen_labels(config.where)
     planned = plan_table(config.table, forwarded=forwarded, where=where)
     objects = instantiate(config)
+    if objects["machine"].shard != "none":
+        raise ConfigError("machine.shard is for a single run on several processes (torchrun); a sweep is one process")
     launcher, store = objects["launcher"], store_of(objects["machine"].results)
     scan = store.scan()
-    for problem in scan.problems:
-        print(f"warning: {problem.path} cannot be used and its cell runs again: {problem.reason}", file=sys.stderr)
+    for line in problems_text(scan.problems, then=" and its cell runs again"):
+        print(line, file=sys.stderr)
     ids = list(planned.runs)
     pending = launcher.pending(ids, scan.records)
     runs = [planned.check(id) for id in pending]

@@ -21,6 +21,7 @@ from runners.checkpoint import Checkpointer
 from runners.gradients import Gradients
 from runners.interrupt import Interrupted
 from runners.optimizers import Optimizers
+from runners.processes import ALONE, Processes
 from runners.selection import Selection
 
 if TYPE_CHECKING:
@@ -83,11 +84,13 @@ def train(
     selection: Selection | None = None,
     on_step: OnStep,
     stop: Callable[[], bool],
+    processes: Processes = ALONE,
 ) -> Trained:
     """Train the parameters of backbone and head, resuming from a checkpoint where there is one.
 
     Everything random in a step is a function of the seed and the step number, so a resumed run computes bit for bit
-    what an uninterrupted one does. Several processes share the samples of each batch among them.
+    what an uninterrupted one does. Several processes share the samples of each batch among them, start from the values
+    of the main one, and stop and save together; the main one writes.
 
     Args:
         objective: gives the loss of a batch.
@@ -102,6 +105,7 @@ def train(
         on_step: called with the completed steps, the total, and loss and learning rate now and then (else an empty
             mapping).
         stop: asked after each step; on True the state is saved and the run ends.
+        processes: those that train together.
 
     Raises:
         DivergenceError: if the loss stops being finite.
@@ -113,10 +117,22 @@ def train(
     head = dict(objective.head.named_parameters(prefix="head"))
     parameters = {**backbone, **head}
     optimizers = Optimizers(recipe, backbone=backbone, head=head.values(), total=total)
-    prepared, *optimizers.all = accelerator.prepare(objective, *optimizers.all)
-    gradients = Gradients(objective, prepared, parameters, recipe=recipe, accelerator=accelerator, scope=step_scope)
+    # as if for evaluation: without a wrapper that exchanges gradients, see Gradients
+    prepared = accelerator.prepare_model(objective, evaluation_mode=True)
+    optimizers.all = [accelerator.prepare_optimizer(one) for one in optimizers.all]
+    gradients = Gradients(
+        objective,
+        prepared,
+        parameters,
+        recipe=recipe,
+        accelerator=accelerator,
+        scope=step_scope,
+        processes=processes,
+    )
     clock = TrainingClock()
     start = _resume(checkpointer, parameters, optimizers, clock, selection)
+    processes.check_equal({"checkpoint": start})
+    processes.start_equal(parameters.values())
     objective.train()
     with closing(feed.batches(plan, start=start, stop=total)) as batches:
         for step in range(start, total):
@@ -132,9 +148,9 @@ def train(
             clock.add(step_s=time.perf_counter() - began - waited, wait_s=waited)
             on_step(step + 1, total, _report(loss, rate, step=step, total=total))
             if selection is not None:
-                selection.look(step + 1, total, parameters)
-            stopping = stop()
-            if step + 1 < total and (stopping or checkpointer.due(step + 1)):
+                selection.look(step + 1, total, parameters, processes=processes)
+            stopping, due = processes.any(stop(), checkpointer.due(step + 1))
+            if step + 1 < total and (stopping or due):
                 _save(checkpointer, step + 1, parameters, optimizers, clock, selection)
                 if stopping:
                     raise Interrupted(
@@ -142,6 +158,7 @@ def train(
                     )
     notes = list(gradients.notes)
     if selection is not None:
+        processes.wait()  # for the main one to have written the file
         notes.append(selection.restore(parameters))
     return Trained(clock=clock, notes=tuple(notes))
 

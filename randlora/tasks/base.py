@@ -88,6 +88,11 @@ class Task(ABC):
 
     has_head: ClassVar[bool] = False
 
+    @property
+    def separable(self) -> bool:
+        """Whether the loss of a batch is the mean over its parts, so that processes can share a batch out."""
+        return True
+
     @abstractmethod
     def check_backbone(self, backbone: Backbone) -> None:
         """Raise ValueError unless the backbone can do what the task asks of it."""

@@ -50,6 +50,11 @@ class ImageText(ImageTask):
         check_choice(self, "test_prompts", ("prompt", "templates"))
         check_share(self, "label_smoothing", one=False)
 
+    @property
+    def separable(self) -> bool:
+        """See :attr:`randlora.tasks.base.Task.separable`; negatives from the batch depend on all of it."""
+        return self.negatives == "classes"
+
     def build(
         self, *, backbone: ImageBackbone, model: nn.Module, vocabulary: Vocabulary, seed: int
     ) -> ImageTextObjective:
