@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
+ADDED_LATER = "added later"  # metadata of a field that older files lack; it has a default
 
 
 class CodecError(ValueError):
@@ -43,6 +44,8 @@ def plain(value: Any, *, where: str) -> Any:
 
 def decode(kind: type[T], value: Any, *, where: str) -> T:
     """Build the dataclass `kind` from parsed JSON; every declared field must be there and no other.
+
+    A field with ``ADDED_LATER`` in its metadata may be absent and then has its default.
 
     Raises CodecError for an unknown or missing field or a wrong type. What `kind` itself raises passes through.
     """
@@ -90,11 +93,19 @@ def _decode_dataclass(kind: type, value: Any, where: str) -> Any:
         raise _wrong("an object", value, where)
     hints = _hints(kind)
     missing, unknown = hints.keys() - value.keys(), value.keys() - hints.keys()
+    missing -= _added_later(kind)
     if missing:
         raise CodecError(f"{where}: missing {', '.join(sorted(missing))}")
     if unknown:
         raise CodecError(f"{where}: unknown {', '.join(sorted(unknown))}; known are {', '.join(hints)}")
-    return kind(**{name: _decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+    present = {name: hint for name, hint in hints.items() if name in value}
+    return kind(**{name: _decode(hint, value[name], f"{where}.{name}") for name, hint in present.items()})
+
+
+@functools.cache
+def _added_later(kind: type) -> frozenset[str]:
+    """Return the fields that older files lack and that then have their default."""
+    return frozenset(field.name for field in dataclasses.fields(kind) if field.metadata.get(ADDED_LATER))
 
 
 @functools.cache

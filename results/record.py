@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
-from results.codec import CodecError, decode, plain
+from results.codec import ADDED_LATER, CodecError, decode, plain
 
 SCHEMA_VERSION = 1
 RULES_VERSION = 1
@@ -140,7 +140,7 @@ class Provenance:
     weights_digest: str | None = None
     command: str
     started_at: str
-    processes: int | None = None
+    processes: int | None = field(default=None, metadata={ADDED_LATER: True})
 
 
 @dataclass(frozen=True, kw_only=True)

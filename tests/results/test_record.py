@@ -86,6 +86,12 @@ def test_amounts_are_finite_and_not_negative() -> None:
         PhaseMemory(process_peak_bytes=-1)
 
 
+def test_a_record_from_before_there_could_be_several_processes_reads() -> None:
+    data = json.loads(make_record().to_json())
+    del data["provenance"]["processes"]
+    assert Record.from_json(json.dumps(data)).provenance.processes is None
+
+
 def _edited(change: Any) -> str:
     data = json.loads(make_record().to_json())
     change(data)
