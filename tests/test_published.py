@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from statistics import mean
 
 import pytest
@@ -59,6 +60,41 @@ def test_the_readme_shows_the_published_demo() -> None:
     assert rows
     assert all(row in readme for row in rows)
     assert "results/published/demo/demo.png" in readme
+
+
+def test_the_readme_shows_the_averages_of_the_small_table_11() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    published = (PUBLISHED / "micro_clip" / "micro_clip.md").read_text(encoding="utf-8")
+    averages = published.partition("#### Averages")[2].partition("####")[0]
+    rows = [line for line in averages.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 6
+    assert all(row in readme for row in rows)
+
+
+STUDIES = {
+    "micro_clip": ("micro_learning_rates", "validation/top1"),
+    "micro_rank_ablation": ("micro_learning_rates", "validation/top1"),
+    "micro_commonsense": ("micro_commonsense_rates", "validation/answer_probability"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(STUDIES) & set(TABLES)))
+def test_every_method_of_a_small_table_has_the_best_rate_of_its_study(name: str) -> None:
+    study, metric = STUDIES[name]
+    records = RecordStore(PUBLISHED / study / "records").scan().records
+    found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for one in plan_table(study).planned:
+        if one.cell.metric == metric:
+            # a run that diverged has no score
+            score = records[one.id].metrics.get(metric, 0.0)
+            found[one.cell.labels["method"]][records[one.id].config["recipe"]["learning_rate"]].append(score)
+    best = {method: max(rates, key=lambda rate: mean(rates[rate])) for method, rates in found.items()}
+    table = plan_table(name)
+    used = {one.cell.labels["method"]: table.check(one.id).recipe.learning_rate for one in table.planned}
+    assert set(used) & set(best) >= {"LoRA", "RandLoRA"}
+    assert {method: best[method] for method in used if method in best} == {
+        method: rate for method, rate in used.items() if method in best
+    }
 
 
 def test_every_published_table_has_a_table_file() -> None:
