@@ -165,7 +165,12 @@ class LanguageModel(LanguageBackbone):
                 source, revision=self.revision if folder is None else None, padding_side="left"
             )
         except Exception as error:
-            raise self._unavailable(source, error) from error
+            if folder is None:
+                raise self._unavailable(source, error) from error
+            raise WeightsError(
+                f"backbone {self.name}: {folder} has no tokenizer that can be read; copy the tokenizer files of the "
+                "model there (tokenizer.json, tokenizer_config.json)"
+            ) from error
         if found.pad_token_id is None:
             found.pad_token = found.convert_ids_to_tokens(0)
         return found
