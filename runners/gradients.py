@@ -31,8 +31,8 @@ class Gradients:
         recipe: says how large parts are.
         accelerator: precision and placement.
         scope: surrounds the passes of each step.
-        processes: among which the samples of each batch are shared out. Gradients are added up once per step, since
-            processes may have different numbers of parts, and `scope` may hold gradients back to its end.
+        processes: among which the samples of each batch are shared out. Gradients are added up once per step, when
+            `scope`, which may hold them back, is over.
 
     Attributes:
         notes: what was changed to make a step fit, in words.
@@ -85,18 +85,27 @@ class Gradients:
         return self.processes.sum(total)
 
     def _add_up(self, batch: Batch, *, step: int) -> Tensor:
-        count, rank = self.processes.count, self.processes.rank
         whole = self.objective.units(*batch)
-        own = batch if count == 1 else tuple(side[rank::count] for side in batch)
         total = torch.zeros((), device=self.accelerator.device)
-        size = self.size or max(1, len(own[0]))
-        for part in zip(*(side.split(size) for side in own), strict=True):
-            if len(part[0]) == 0:  # fewer samples than processes
-                continue
-            loss = self.prepared(*part, step=step) * (self.objective.units(*part) / whole)
+        for part, counts in self._parts(batch):
+            share = self.objective.units(*part) / whole if counts else 0.0
+            loss = self.prepared(*part, step=step) * share
             self.accelerator.backward(loss)
             total += loss.detach()
         return total
+
+    def _parts(self, batch: Batch) -> list[tuple[Batch, bool]]:
+        """Return the parts of this process, and whether each counts.
+
+        All processes take as many passes as the main one, which has the most samples: where the weights are shared out
+        they are gathered together in each. A process without a sample for a pass takes one that counts nothing.
+        """
+        count = self.processes.count
+        size = self.size or -(-len(batch[0]) // count)
+        own = (side[self.processes.rank :: count].split(size) for side in batch)
+        parts = [(part, True) for part in zip(*own, strict=True) if len(part[0])]
+        passes = -(-len(batch[0][::count]) // size)
+        return parts + [(tuple(side[:1] for side in batch), False)] * (passes - len(parts))
 
     def _halve(self, batch: Batch, *, step: int, reason: str) -> None:
         size = min(self.size or len(batch[0]), len(batch[0]))
