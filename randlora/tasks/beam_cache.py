@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jaxtyping import Float, Int
     from torch import Tensor
 
@@ -67,6 +69,32 @@ def share_prompt(read: Any, *, beams: int, room: int) -> Any:
         else:
             layer.batch_repeat_interleave(beams)
     return read
+
+
+def keeps_everything(config: Any) -> bool:
+    """Return whether the cache of a model of this configuration keeps all tokens in every layer."""
+    from transformers.cache_utils import DynamicCache
+
+    return all(type(layer) is _classes()[0] for layer in DynamicCache(config=config).layers)
+
+
+def join_padded(read: Sequence[tuple[Sequence[int], Any]], *, width: int) -> Any:
+    """Return the cache of a batch whose rows were read apart, without padding.
+
+    Args:
+        read: caches, each with the rows of the batch that it holds; all layers keep all tokens.
+        width: tokens of the joint cache. Shorter rows stand at its end, after zeros that the mask must hide.
+    """
+    rows = sum(len(places) for places, _ in read)
+    joint = read[0][1]
+    for place, layers in enumerate(zip(*(one.layers for _, one in read), strict=True)):
+        for name in ("keys", "values"):
+            parts = [getattr(layer, name) for layer in layers]
+            whole = parts[0].new_zeros(rows, parts[0].shape[1], width, parts[0].shape[3])
+            for (places, _), part in zip(read, parts, strict=True):
+                whole[list(places), :, width - part.shape[2] :] = part
+            setattr(joint.layers[place], name, whole)
+    return joint
 
 
 @cache

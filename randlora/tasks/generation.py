@@ -140,30 +140,41 @@ class _Search:
         written = self.model.generate(
             input_ids=ids,
             attention_mask=mask,
-            past_key_values=self._read(ids, mask),
+            past_key_values=self._read(ids, mask, [len(one) for one in encoded]),
             generation_config=self.config,
             logits_processor=LogitsProcessorList([margins]),
         )
         rows = written[:, ids.shape[1] :].tolist()
         return [self._text(one, row) for one, row in zip(encoded, rows, strict=True)], margins.smallest()
 
-    def _read(self, ids: Int[Tensor, "n tokens"], mask: Int[Tensor, "n tokens"]) -> Any:
+    def _read(self, ids: Int[Tensor, "n tokens"], mask: Int[Tensor, "n tokens"], lengths: Sequence[int]) -> Any:
         """Return the keys and values of all but the last token, computed once and copied for every beam.
 
-        Left to itself, ``generate`` reads the prompt once for every beam.
+        Left to itself, ``generate`` reads the prompt once for every beam. On a CPU prompts of other lengths are read
+        apart: without padding no mask is needed, and attention then leaves out what lies ahead.
         """
-        if ids.shape[1] == 1:
-            return None
-        output = self.model(
-            input_ids=ids[:, :-1],
-            attention_mask=mask[:, :-1],
-            position_ids=positions(mask[:, :-1]),
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        from randlora.tasks.beam_cache import share_prompt
+        from randlora.tasks.beam_cache import join_padded, keeps_everything, share_prompt
 
-        return share_prompt(output.past_key_values, beams=self.config.num_beams, room=self.config.max_new_tokens)
+        width = ids.shape[1] - 1
+        if width == 0:
+            return None
+        if self.device.type == "cpu" and min(lengths) > 1 and keeps_everything(self.model.config):
+            groups: dict[int, list[int]] = {}
+            for row, length in enumerate(lengths):
+                groups.setdefault(length - 1, []).append(row)
+            parts = [
+                (rows, self._forward(ids[rows, -1 - n : -1], mask[rows, -1 - n : -1])) for n, rows in groups.items()
+            ]
+            read = join_padded(parts, width=width)
+        else:
+            read = self._forward(ids[:, :-1], mask[:, :-1])
+        return share_prompt(read, beams=self.config.num_beams, room=self.config.max_new_tokens)
+
+    def _forward(self, ids: Int[Tensor, "n tokens"], mask: Int[Tensor, "n tokens"]) -> Any:
+        output = self.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1
+        )
+        return output.past_key_values
 
     def _text(self, prompt: Sequence[int], row: Sequence[int]) -> str:
         """Return a continuation as text: what the whole text adds to the prompt, up to the first end."""

@@ -128,6 +128,23 @@ def test_beams_that_share_their_prompt_have_the_keys_and_values_of_copies() -> N
     assert all(torch.equal(one.keys, other.keys) for one, other in zip(copied.layers, shared.layers, strict=True))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("apart", [True, False])
+def test_prompts_read_apart_or_in_a_padded_batch_are_continued_alike(
+    apart: bool, monkeypatch: pytest.MonkeyPatch, published: list[str]
+) -> None:
+    reads: list[int] = []
+    forward = generation._Search._forward
+    monkeypatch.setattr(
+        generation._Search, "_forward", lambda self, ids, mask: (reads.append(len(ids)), forward(self, ids, mask))[1]
+    )
+    monkeypatch.setattr("randlora.tasks.beam_cache.keeps_everything", lambda config: apart)
+    found = texts(lab.untrained(), lab.tokenizer(), prompts(), batch_size=12)
+    assert [response_of(text, "last") for text in found] == published
+    assert (len(reads) > 4) == apart
+    assert sum(reads) == len(found)
+
+
 def test_one_beam_is_greedy_search() -> None:
     model, asked = lab.untrained(), prompts(1)
     (ids,) = token_ids(lab.tokenizer(), asked[:1])
