@@ -99,6 +99,8 @@ def _execute(run: Run, bench: Bench) -> Record:
             raise StoreError(
                 f"cannot write in {folder}: {error.strerror}; free some space and run it again, what is there is intact"
             ) from error
+        if bench.processes.lost(error):
+            raise Interrupted("stopped: another process of this run ended; the same command continues") from error
         if not bench.processes.claim_end():
             raise Interrupted("stopped: another process of this run failed, and the record says why") from error
         outcome = {"status": "failed", "reason": _reason(error)}

@@ -101,6 +101,14 @@ class Processes:
             distributed.destroy_process_group()
         self.count = 1
 
+    def lost(self, error: Exception) -> bool:
+        """Return whether an error only says that another process is gone, as passes of a sharded model may meet."""
+        if self.alone:
+            return False
+        from torch.distributed import DistError
+
+        return isinstance(error, DistError) or "gloo/transport" in str(error)
+
     def claim_end(self) -> bool:
         """Return whether this process is the first of those that end before they part, and so has the reason to tell.
 
