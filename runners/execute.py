@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import hashlib
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -34,7 +33,9 @@ from runners.plan import ImageRun, QuestionRun, Run
 from runners.processes import ALONE, Processes
 from runners.provenance import provenance
 from runners.question_workload import QuestionWorkload
-from runners.sharding import gather, merge_gathered, shard
+from runners.run_facts import left_beside, parameters_of, reason_of
+from runners.sharding import merge_gathered, shard
+from runners.together import meet, part
 from runners.trainer import OnStep, Trained, TrainingClock, train
 from runners.workload import OnJudged, Workload
 
@@ -103,7 +104,7 @@ def _execute(run: Run, bench: Bench) -> Record:
             raise Interrupted("stopped: another process of this run ended; the same command continues") from error
         if not bench.processes.claim_end():
             raise Interrupted("stopped: another process of this run failed, and the record says why") from error
-        outcome = {"status": "failed", "reason": _reason(error)}
+        outcome = {"status": "failed", "reason": reason_of(error)}
         if isinstance(error, AuditError):
             outcome["checks"] = error.checks
         write_text(folder / FAILURE, traceback.format_exc())
@@ -150,18 +151,18 @@ def _outcome(run: Run, bench: Bench, facts: dict[str, Any], *, log_step: Callabl
         )
         work.adapt(adaptation)
     loaded_s += time.perf_counter() - began
-    counts = _parameters(run, adaptation, work.objective)
+    counts = parameters_of(run.solution, adaptation, work.objective)
     before = fingerprint(adaptation.frozen())
     trained = Trained(clock=TrainingClock(), notes=())
     trains = counts["adapter"] + counts["head"] > 0
     sharded = trains and run.machine.shard == "model"
     if trains:
         with meter.phase("train"):
-            _meet(bench, work, before)
+            meet(bench.processes, work, frozen=before, stop=bench.stop)
             if sharded:
                 shard(adaptation)
             trained = _train(run, bench, work, adaptation, accelerator, log_step=log_step)
-    _part(adaptation, bench.processes, sharded=sharded)
+    part(bench.processes, adaptation, sharded=sharded)
     changed = [name for name, sums in fingerprint(adaptation.frozen()).items() if sums != before[name]]
     if changed:
         raise RuntimeError(f"{len(changed)} frozen tensors changed during training, among them '{changed[0]}'")
@@ -180,32 +181,11 @@ def _outcome(run: Run, bench: Bench, facts: dict[str, Any], *, log_step: Callabl
             "count_as_predicted": counts["predicted"] == counts["adapter"],
             **audited,
         },
-        "notes": (*work.notes, *trained.notes, *_beside(adaptation), *found.notes),
+        "notes": (*work.notes, *trained.notes, *left_beside(adaptation), *found.notes),
         "parameters": Parameters(**counts),
         "memory": meter.memory(),
         "timing": timing,
     }
-
-
-def _meet(bench: Bench, work: Workload, frozen: Mapping[str, object]) -> None:
-    """Read the training data, the main process first, and compare what the processes start from."""
-    with bench.processes.main_first(bench.stop):
-        work.feed  # noqa: B018 - read and kept at the first look
-    digest = hashlib.sha256(repr(sorted(frozen.items())).encode()).hexdigest()
-    bench.processes.check_equal({"frozen weights": digest, "training data": sorted(work.digests.items())})
-
-
-def _part(adaptation: Adaptation, processes: Processes, *, sharded: bool) -> None:
-    """Leave the rest of the run to the main process, which has all weights.
-
-    Raises:
-        Released: in the others.
-    """
-    if sharded:
-        gather(adaptation)
-    processes.part()
-    if not processes.main:
-        raise Released
 
 
 def _workload(run: Run, bench: Bench, model: nn.Module, device: torch.device) -> Workload:
@@ -256,29 +236,6 @@ def _checkpointer(run: Run, bench: Bench) -> Checkpointer:
     )
 
 
-def _beside(adaptation: Adaptation) -> tuple[str, ...]:
-    """Return a note where merging has left adapters."""
-    if not adaptation.sites:
-        return ()
-    count = len(adaptation.sites)
-    return (f"{count} quantised weights were judged with their adapters beside them, not merged, and not audited",)
-
-
-def _parameters(run: Run, adaptation: Adaptation, objective: Objective) -> dict[str, Any]:
-    adapter = adaptation.n_trainable()
-    head = sum(parameter.numel() for parameter in objective.head.parameters())
-    total = sum(parameter.numel() for parameter in objective.parameters())
-    return {
-        "adapter": adapter,
-        "head": head,
-        "frozen": total - adapter - head,
-        "predicted": run.solution.reached,
-        "budget_asked": run.solution.asked,
-        "budget_reached": run.solution.reached if run.solution.asked is not None else None,
-        "budget_note": run.solution.note,
-    }
-
-
 def _save(run: Run, bench: Bench, adaptation: Adaptation, objective: Objective) -> int | None:
     head = dict(objective.head.named_parameters())
     if not adaptation.trainable() and not head:
@@ -288,8 +245,3 @@ def _save(run: Run, bench: Bench, adaptation: Adaptation, objective: Objective) 
     if not run.machine.keep_weights:
         path.unlink()
     return size
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
