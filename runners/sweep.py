@@ -53,7 +53,7 @@ def main(config: DictConfig) -> int:
     pending = launcher.pending(ids, scan.records)
     runs = [planned.check(id) for id in pending]
     name, cells = planned.spec.name, len(planned.planned)
-    shared = "" if cells == len(ids) else f" of {len(ids)} runs"
+    shared = "" if cells == len(ids) else f" that are {len(ids)} run{'' if len(ids) == 1 else 's'}"
     print(f"{name}: {cells} cells{shared}, {len(runs)} to run", file=sys.stderr)
     tally = _carry_out(runs, launcher, store)
     scan = store.scan()

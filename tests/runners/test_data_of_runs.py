@@ -10,7 +10,7 @@ import pytest
 import torch
 from lab import STEPS, Lab
 
-import runners.execute
+import runners.image_workload
 import runners.run_data
 from randlora.data.cache import DecodedCache
 from randlora.data.decode import DecodedSplit
@@ -91,7 +91,7 @@ def test_the_test_part_is_looked_at_once_after_training(
 ) -> None:
     asked, steps, looks = watched
     passes: list[int] = []
-    real = runners.execute.predict
+    real = runners.image_workload.predict
 
     def predict(*arguments: Any, **settings: Any) -> Any:
         passes.append(len(steps))
@@ -101,7 +101,7 @@ def test_the_test_part_is_looked_at_once_after_training(
         assert looks == []
         steps.append(done)
 
-    monkeypatch.setattr(runners.execute, "predict", predict)
+    monkeypatch.setattr(runners.image_workload, "predict", predict)
     run = lab.run("method=lora", "method.rank=1")
     record = lab.execute(run, on_step=count)
     assert record.status == "ok", record.reason

@@ -221,7 +221,7 @@ def test_two_labels_that_mean_the_same_run_are_run_once(experiments: Path, sweep
     write_table(experiments, "small", methods=same, seeds=[1])
     outcome = sweep()
     assert outcome.code == 0
-    assert "small: 2 cells, 1 to run" in outcome.err
+    assert "small: 2 cells that are 1 run, 1 to run" in outcome.err
     assert len(lab.store.scan().records) == 1
     assert "1 run, 0 failed, 0 recorded before, 0 left" in outcome.err
 
