@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from results import bench_files
 from results.bench_record import Environment, Spread, spread
-from results.codec import CodecError, decode, plain
-from results.files import StoreError, write_text
 
 SCHEMA = 1
 PUBLISHED = "one prompt at a time, as published"
@@ -69,21 +67,9 @@ class AnswerBenchmark:
 
 def write(benchmark: AnswerBenchmark, path: Path) -> Path:
     """Write the document with every number measured, wholly or not at all."""
-    body = {"schema": SCHEMA, **plain(benchmark, where="benchmark")}
-    return write_text(path, json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return bench_files.write(benchmark, path, schema=SCHEMA)
 
 
 def read(path: Path) -> AnswerBenchmark:
-    """Read a document.
-
-    Raises:
-        StoreError: if the file is not there, or is no benchmark of this schema.
-    """
-    again = "measure it again with randlora answer_bench"
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(body, dict) or body.pop("schema", None) != SCHEMA:
-            raise StoreError(f"{path} is no benchmark of answers of schema {SCHEMA}; {again}")
-        return decode(AnswerBenchmark, body, where="benchmark")
-    except (OSError, json.JSONDecodeError, CodecError) as error:
-        raise StoreError(f"cannot read {path} as a benchmark of answers: {error}; {again}") from error
+    """Read a document; StoreError if the file is not there, or is no benchmark of this schema."""
+    return bench_files.read(AnswerBenchmark, path, schema=SCHEMA, verb="answer_bench")

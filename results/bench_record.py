@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from results.codec import CodecError, decode, plain
-from results.files import StoreError, write_text
+from results import bench_files
 
 SCHEMA = 1
 
@@ -177,25 +175,14 @@ def ratio(subject: SubjectResult, reference: SubjectResult) -> Spread:
 
 def to_json(benchmark: Benchmark) -> str:
     """Return the document with every number measured."""
-    body = {"schema": SCHEMA, **plain(benchmark, where="benchmark")}
-    return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return bench_files.to_json(benchmark, schema=SCHEMA)
 
 
 def write(benchmark: Benchmark, path: Path) -> Path:
     """Write the document, wholly or not at all."""
-    return write_text(path, to_json(benchmark))
+    return bench_files.write(benchmark, path, schema=SCHEMA)
 
 
 def read(path: Path) -> Benchmark:
-    """Read a document.
-
-    Raises:
-        StoreError: if the file is not there, or is no benchmark of this schema.
-    """
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(body, dict) or body.pop("schema", None) != SCHEMA:
-            raise StoreError(f"{path} is no benchmark of schema {SCHEMA}; measure it again with randlora bench")
-        return decode(Benchmark, body, where="benchmark")
-    except (OSError, json.JSONDecodeError, CodecError) as error:
-        raise StoreError(f"cannot read {path} as a benchmark: {error}; measure it again with randlora bench") from error
+    """Read a document; StoreError if the file is not there, or is no benchmark of this schema."""
+    return bench_files.read(Benchmark, path, schema=SCHEMA, verb="bench")

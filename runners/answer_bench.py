@@ -12,7 +12,6 @@ Examples:
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from runners.compose import ConfigError, check_seed, instantiate, plain
+from runners.benchmark.publishing import check_settings, refresh, write_folders
+from runners.compose import ConfigError, instantiate, plain
 from runners.machine import ROOT
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from results.answer_record import AnswerBenchmark, AnswerResult
 
 CONFIG = "answer_bench"
-RESULTS = ROOT / "results" / "bench"
 PUBLISHED = ROOT / "results" / "published" / "answers"
 PAGE = ROOT / "docs" / "COMMONSENSE.md"
 
@@ -44,12 +43,9 @@ def main(config: DictConfig) -> int:
 
     benchmark = _measure(config)
     print(markdown(benchmark))
-    folders = [Path(str(config.to)).expanduser() if config.to is not None else RESULTS / benchmark.name]
-    folders += [PUBLISHED / benchmark.name] if config.publish else []
-    for folder in folders:
-        print("\n".join(str(path) for path in write_all(benchmark, folder)))
+    write_folders(benchmark, write_all, config, published=PUBLISHED)
     if config.publish:
-        _refresh_page()
+        refresh(PAGE, published=PUBLISHED)
     return 0
 
 
@@ -166,26 +162,8 @@ def _drawn(dataset: Any, count: int, *, seed: int, root: Path) -> list[Question]
 
 
 def _check(config: DictConfig) -> None:
-    check_seed(config)
-    for name in ("count", "rounds"):
-        if isinstance(config[name], bool) or not isinstance(config[name], int) or config[name] < 1:
-            raise ConfigError(f"{name}={config[name]}: valid: a whole number of 1 or more")
-    if isinstance(config.seconds, bool) or not isinstance(config.seconds, int | float) or config.seconds <= 0:
-        raise ConfigError(f"seconds={config.seconds}: valid: a number above 0")
+    check_settings(config, whole=("count", "rounds"))
     sizes = plain(config.batch_sizes)
     listed = isinstance(sizes, list) and len(sizes) > 0 and len(set(map(str, sizes))) == len(sizes)
     if not listed or any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in sizes):
         raise ConfigError(f"batch_sizes={sizes}: valid: distinct whole numbers from 1, such as batch_sizes=[1,16]")
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", str(config.name)):
-        raise ConfigError(f"name={config.name}: valid: letters, digits, dots, dashes and underscores")
-    if not isinstance(config.publish, bool):
-        raise ConfigError(f"publish={config.publish}: valid: true or false")
-
-
-def _refresh_page() -> None:
-    from results.bench_page import fill
-    from results.files import write_text
-
-    if PAGE.is_file():
-        write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), PUBLISHED))
-        print(PAGE)

@@ -17,7 +17,6 @@ Examples:
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -26,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from runners.compose import ConfigError, check_seed, choices, instantiate, plain
+from runners.benchmark.publishing import check_settings, refresh, write_folders
+from runners.compose import ConfigError, choices, instantiate, plain
 from runners.machine import ROOT
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from runners.benchmark.subjects import Field
 
 CONFIG = "bench"
-RESULTS = ROOT / "results" / "bench"
 PUBLISHED = ROOT / "results" / "published" / "bench"
 PAGE = ROOT / "docs" / "BENCHMARKS.md"
 
@@ -59,14 +58,11 @@ def main(config: DictConfig) -> int:
         raise ConfigError(f"fit=true fits one batch, and this workload has {len(workload.cases())} cases; name one")
     benchmark = _measure(config, workload, field, device)
     print(markdown(benchmark))
-    folders = [Path(str(config.to)).expanduser() if config.to is not None else RESULTS / benchmark.name]
-    folders += [PUBLISHED / benchmark.name] if config.publish else []
-    for folder in folders:
-        print("\n".join(str(path) for path in write_all(benchmark, folder)))
+    folders = write_folders(benchmark, write_all, config, published=PUBLISHED)
     if config.fit:
         _fit(config, benchmark, workload, field, device, folders)
     if config.publish:
-        _refresh_page()
+        refresh(PAGE, published=PUBLISHED)
     if not all(case.subjects for case in benchmark.cases):
         print(f"error: nothing could be measured: {'; '.join(left_out(benchmark))}", file=sys.stderr)
         return 1
@@ -144,21 +140,11 @@ def _fit(
 
 
 def _check(config: DictConfig) -> None:
-    check_seed(config)
-    for name in ("warmup", "rounds"):
-        if isinstance(config[name], bool) or not isinstance(config[name], int) or config[name] < 1:
-            raise ConfigError(f"{name}={config[name]}: valid: a whole number of 1 or more")
-    if isinstance(config.seconds, bool) or not isinstance(config.seconds, int | float) or config.seconds <= 0:
-        raise ConfigError(f"seconds={config.seconds}: valid: a number above 0")
+    check_settings(config, whole=("warmup", "rounds"), flags=("publish", "fit"))
     if config.threads is not None and (not isinstance(config.threads, int) or config.threads < 1):
         raise ConfigError(f"threads={config.threads}: valid: a whole number of 1 or more, or null")
     if config.device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device={config.device}: valid: auto, cpu, cuda")
-    if config.name is not None and not re.fullmatch(r"[A-Za-z0-9_.-]+", str(config.name)):
-        raise ConfigError(f"name={config.name}: valid: letters, digits, dots, dashes and underscores, or null")
-    for name in ("publish", "fit"):
-        if not isinstance(config[name], bool):
-            raise ConfigError(f"{name}={config[name]}: valid: true or false")
 
 
 def _listed(value: Any) -> list[str] | None:
@@ -177,12 +163,3 @@ def _device(config: DictConfig) -> torch.device:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     return torch.device("cuda" if available and config.device != "cpu" else "cpu")
-
-
-def _refresh_page() -> None:
-    from results.bench_page import fill
-    from results.files import write_text
-
-    if PAGE.is_file():
-        write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), PUBLISHED))
-        print(PAGE)

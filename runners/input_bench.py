@@ -14,7 +14,6 @@ Examples:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from runners.compose import ConfigError, check_seed, choices, instantiate, plain
+from runners.benchmark.publishing import check_settings, refresh, write_folders
+from runners.compose import ConfigError, choices, instantiate, plain
 from runners.machine import ROOT
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from runners.input_bench_measure import Protocol, Subject
 
 CONFIG = "input_bench"
-RESULTS = ROOT / "results" / "bench"
 PUBLISHED = ROOT / "results" / "published" / "input"
 PAGE = ROOT / "docs" / "DATA_PIPELINE.md"
 PARTS = ("training", "pixels")
@@ -45,12 +44,9 @@ def main(config: DictConfig) -> int:
 
     benchmark = _measure(config)
     print(markdown(benchmark))
-    folders = [Path(str(config.to)).expanduser() if config.to is not None else RESULTS / benchmark.name]
-    folders += [PUBLISHED / benchmark.name] if config.publish else []
-    for folder in folders:
-        print("\n".join(str(path) for path in write_all(benchmark, folder)))
+    write_folders(benchmark, write_all, config, published=PUBLISHED)
     if config.publish:
-        _refresh_page()
+        refresh(PAGE, published=PUBLISHED)
     return 0
 
 
@@ -137,20 +133,11 @@ def _subject(settings: Mapping[str, Any], *, seed: int) -> Subject:
 
 
 def _check(config: DictConfig) -> None:
-    check_seed(config)
-    for name in ("rounds", "steps"):
-        if isinstance(config[name], bool) or not isinstance(config[name], int) or config[name] < 1:
-            raise ConfigError(f"{name}={config[name]}: valid: a whole number of 1 or more")
-    if isinstance(config.seconds, bool) or not isinstance(config.seconds, int | float) or config.seconds <= 0:
-        raise ConfigError(f"seconds={config.seconds}: valid: a number above 0")
+    check_settings(config, whole=("rounds", "steps"))
     if config.only is not None and config.only not in PARTS:
         raise ConfigError(f"only={config.only}: valid: {', '.join(PARTS)}, or null for both")
     for name, least in (("sizes", 1), ("workers", 0)):
         _check_numbers(name, plain(config[name]), least=least)
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", str(config.name)):
-        raise ConfigError(f"name={config.name}: valid: letters, digits, dots, dashes and underscores")
-    if not isinstance(config.publish, bool):
-        raise ConfigError(f"publish={config.publish}: valid: true or false")
 
 
 def _check_numbers(name: str, value: Any, *, least: int) -> None:
@@ -159,12 +146,3 @@ def _check_numbers(name: str, value: Any, *, least: int) -> None:
         raise ConfigError(
             f"{name}={value}: valid: a list of whole numbers of {least} or more, such as {name}=[{least}]"
         )
-
-
-def _refresh_page() -> None:
-    from results.bench_page import fill
-    from results.files import write_text
-
-    if PAGE.is_file():
-        write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), PUBLISHED))
-        print(PAGE)
