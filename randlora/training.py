@@ -9,6 +9,7 @@ from typing import Literal
 
 from randlora.checks import check_choice, check_flag, check_positive, check_share, check_whole, is_number
 from randlora.data.batches import BatchPlan
+from randlora.tasks.base import Task
 
 Optimizer = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear", "constant"]
@@ -20,6 +21,7 @@ class Training:
     """The part of a recipe that images and texts have in common.
 
     Attributes:
+        task: what is trained for, and how it is judged.
         optimizer: ``adamw``, or ``muon`` for matrices inside transformer blocks with AdamW for everything else.
         learning_rate: peak rate of the backbone's trained parameters.
         head_learning_rate: peak rate of a trained head.
@@ -39,6 +41,7 @@ class Training:
         evaluate_on: ``test``, or ``validation`` samples, which are never trained on.
     """
 
+    task: Task
     optimizer: Optimizer
     learning_rate: float
     head_learning_rate: float

@@ -77,10 +77,8 @@ def main(config: DictConfig) -> int:
 
 def check_processes(run: Run, processes: Processes) -> None:
     """Raise ConfigError where the processes that were started cannot carry out a run together."""
-    from runners.plan import ImageRun, QuestionRun
     from runners.sharding import check_sharding
 
-    assert isinstance(run, ImageRun | QuestionRun)
     if not processes.alone and not run.recipe.task.separable:
         raise ConfigError(
             "the loss of this recipe compares the samples of a batch with one another, which processes cannot share "
@@ -112,9 +110,7 @@ def _scores(metrics: Mapping[str, float]) -> list[str]:
     if len(tasks) == 1:
         return [f"  {name}: {100 * value:.2f} %" for name, value in metrics.items()]
     columns = list(dict.fromkeys(metric for own in tasks.values() for metric in own))
-    rows = [
-        [task, *(f"{100 * own[name]:.1f}" if name in own else "" for name in columns)] for task, own in tasks.items()
-    ]
+    rows = [[task, *(_percent(own.get(name)) for name in columns)] for task, own in tasks.items()]
     headers = ["in %", *(name.replace("_", " ") for name in columns)]
     text = tabulate(rows, headers=headers, disable_numparse=True, stralign="right", maxheadercolwidths=12)
     return [f"  {line}" for line in text.splitlines()]

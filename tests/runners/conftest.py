@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from lab import ROOT, Lab, Outcome, thin_out, write_table
+from language_runs import LanguageLab, write_questions
 
 import runners.cli
 import runners.progress
@@ -53,6 +54,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory, images: Path) -> tuple[La
     lab = Lab(results=tmp_path_factory.mktemp("finished"), images=images)
     run = lab.run("method=randlora")
     return lab, run, lab.execute(run)
+
+
+@pytest.fixture(scope="session")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a few real questions of each task."""
+    folder = tmp_path_factory.mktemp("questions")
+    write_questions(folder)
+    return folder
+
+
+@pytest.fixture
+def lm(tmp_path: Path, questions: Path) -> LanguageLab:
+    return LanguageLab(results=tmp_path / "results", images=questions)
 
 
 @pytest.fixture

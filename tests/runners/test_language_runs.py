@@ -13,23 +13,12 @@ from results.record import Record
 from runners.compose import ConfigError, compose
 from runners.interrupt import Interrupted
 from runners.plan import QuestionRun, Run, check_run
+from runners.run import describe
 
 LORA = ("method=lora_llm", "method.rank=2")
 LANGUAGE = ("backbone=stories260k", "dataset=micro_commonsense", "recipe=micro_commonsense")
 QUICK = ("recipe.task.protocol.scorers=[likelihood]",)
 Finished = tuple[LanguageLab, Run, Record]
-
-
-@pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("questions")
-    write_questions(folder)
-    return folder
-
-
-@pytest.fixture
-def lm(tmp_path: Path, questions: Path) -> LanguageLab:
-    return LanguageLab(results=tmp_path / "results", images=questions)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +46,17 @@ def test_a_record_has_both_scores_of_every_task(done: Finished) -> None:
     assert len(frame) == TEST * len(TASKS)
     right = (frame["extracted"] == frame["answer"]).groupby(frame["task"]).mean()
     assert all(record.metrics[f"{name}/accuracy"] == pytest.approx(right[name]) for name in TASKS.values())
+
+
+def test_a_record_is_told_in_one_line_per_task(done: Finished) -> None:
+    _, _, record = done
+    lines = describe(record).splitlines()
+    header = next(line for line in lines if "accuracy" in line)
+    assert header.split()[:2] == ["in", "%"]
+    columns = header.split().index("accuracy") - 1  # "in %" is one heading
+    for name in (*TASKS.values(), "average"):
+        row = next(line for line in lines if line.split()[0] == name)
+        assert row.split()[columns] == f"{100 * record.metrics[f'{name}/accuracy']:.1f}"
 
 
 def test_a_finished_run_leaves_nothing_to_continue_from(done: Finished) -> None:

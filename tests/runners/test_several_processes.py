@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from lab import ROOT, Lab
-from language_runs import TASKS, LanguageLab, write_questions
+from language_runs import TASKS, LanguageLab
 from safetensors.torch import load_file
 from torch import nn
 
@@ -44,18 +44,6 @@ def of(self, batch, *, step, seed):
 trainer.Gradients.of = of
 raise SystemExit(cli.main(sys.argv[1:]))
 """
-
-
-@pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("questions")
-    write_questions(folder)
-    return folder
-
-
-@pytest.fixture
-def lm(tmp_path: Path, questions: Path) -> LanguageLab:
-    return LanguageLab(results=tmp_path / "results", images=questions)
 
 
 @pytest.fixture(scope="module")
