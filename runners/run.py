@@ -107,7 +107,7 @@ def _scores(metrics: Mapping[str, float]) -> list[str]:
     for name, value in metrics.items():
         task, _, metric = name.partition("/")
         tasks.setdefault(task, {})[metric] = value
-    if len(tasks) == 1:
+    if len(tasks) <= 1:
         return [f"  {name}: {100 * value:.2f} %" for name, value in metrics.items()]
     columns = list(dict.fromkeys(metric for own in tasks.values() for metric in own))
     rows = [[task, *(_percent(own.get(name)) for name in columns)] for task, own in tasks.items()]

@@ -128,6 +128,7 @@ def test_a_frozen_model_is_judged_without_training_questions(lm: LanguageLab, tm
     assert record.timing.steps == 0
     failed = alone.execute(alone.run(*LORA, *QUICK))
     assert failed.status == "failed"
+    assert "in %" not in describe(failed)
     assert "train" in str(failed.reason)
 
 
