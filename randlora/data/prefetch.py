@@ -5,10 +5,18 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import TypeVar
 
 Item = TypeVar("Item")
 PATIENCE_S = 0.1  # how long a full queue is waited for before the thread looks whether it is still wanted
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What making an item raised."""
+
+    error: BaseException
 
 
 def prefetched(make: Callable[[int], Item], *, start: int, stop: int, depth: int) -> Generator[Item, None, None]:
@@ -17,13 +25,13 @@ def prefetched(make: Callable[[int], Item], *, start: int, stop: int, depth: int
     What ``make`` raises is raised here, in its place in the order. The thread ends with the iterator: when it is used
     up, closed or collected.
     """
-    ready: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(maxsize=depth)
+    ready: queue.Queue[Item | _Failure] = queue.Queue(maxsize=depth)
     unwanted = threading.Event()
 
-    def put(item: Item | None, error: BaseException | None) -> bool:
+    def put(found: Item | _Failure) -> bool:
         while not unwanted.is_set():
             try:
-                ready.put((item, error), timeout=PATIENCE_S)
+                ready.put(found, timeout=PATIENCE_S)
             except queue.Full:
                 continue
             return True
@@ -34,19 +42,19 @@ def prefetched(make: Callable[[int], Item], *, start: int, stop: int, depth: int
             try:
                 item = make(number)
             except BaseException as error:  # whatever it is, it belongs to whoever asked for the item
-                put(None, error)
+                put(_Failure(error))
                 return
-            if not put(item, None):
+            if not put(item):
                 return
 
     thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     try:
         for _ in range(start, stop):
-            item, error = ready.get()
-            if error is not None:
-                raise error
-            yield item  # type: ignore[misc]
+            found = ready.get()
+            if isinstance(found, _Failure):
+                raise found.error
+            yield found
     finally:
         unwanted.set()
         thread.join()
