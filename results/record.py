@@ -21,6 +21,7 @@ RULES_VERSION = 1
 """Version of docs/RULES.md. It is part of every run id, so results under other rules never mix."""
 
 Status = Literal["ok", "failed", "skipped"]
+FailureKind = Literal["out_of_memory", "diverged", "timed_out", "data", "weights", "contract", "worker_died", "error"]
 
 
 class RecordError(ValueError):
@@ -144,6 +145,22 @@ class Provenance:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a run failed: the kind of trouble, and the optimiser step it was at, from 1, where it had got that far.
+
+    ``data`` and ``weights``: missing or malformed; ``contract``: the audit of the method found it broken on this model;
+    ``error``: anything else.
+    """
+
+    kind: FailureKind
+    step: int | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        _require_amounts(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """One run. Raises RecordError where status, reason, metrics, config and id do not fit each other."""
 
@@ -154,6 +171,7 @@ class Record:
     config: Mapping[str, Any]
     status: Status
     reason: str | None = None
+    failure: Failure | None = field(default=None, metadata={ADDED_LATER: True})
     metrics: Mapping[str, float] = field(default_factory=dict)
     checks: Mapping[str, bool] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -174,6 +192,8 @@ class Record:
             raise RecordError("metrics: a run that is ok has at least one metric")
         if self.status != "ok" and not self.reason:
             raise RecordError(f"reason: a {self.status} run says why")
+        if self.failure is not None and self.status != "failed":
+            raise RecordError(f"failure: a run that is {self.status} has none")
         config = _plain(self.config, where="config")
         expected = _digest(config, self.rules_version)
         if self.id != expected:
