@@ -18,7 +18,8 @@ HEAVY |= {"filelock"}
 LIBRARY_ANYWHERE = {"torch", "jaxtyping", "safetensors", "bitsandbytes"}
 # the bridge to peft, which stands on transformers
 BRIDGE = {path.relative_to(ROOT) for path in (ROOT / "randlora").glob("peft_*.py")}
-RESULTS_MAY = {"yaml", "pandas", "numpy", "pyarrow", "matplotlib", "tabulate"}
+# scipy: the distributions of the tests and of their power
+RESULTS_MAY = {"yaml", "pandas", "numpy", "pyarrow", "matplotlib", "tabulate", "scipy"}
 # what a runner may know of backbones: what all of them share
 SHARED_MODULES = {f"randlora.backbones.{shared}" for shared in ("base", "errors", "torchvision_guard")}
 
