@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -13,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from runners.compose import CONF, ConfigError, compose, primary_config
 from runners.interrupt import Interrupted
 from runners.machine import EXPERIMENTS, ROOT
+from runners.multirun import through_hydra
 from runners.processes import Processes
 
 VERBS = {
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rest = _with_action(verb, module, rest)
         _check_launch(verb, rest, processes)
         if any(argument.partition("=")[0] in HYDRA_FLAGS for argument in rest):
-            return _through_hydra(module, rest)
+            return through_hydra(module, rest, job=_job, folder=ROOT / "results" / "multirun")
         return _start(module, rest)
     except _known_errors() as error:
         if processes.main:
@@ -111,64 +111,13 @@ def _start(module: ModuleType, overrides: Sequence[str]) -> int:
     return int(module.main(config))
 
 
-def _through_hydra(module: ModuleType, arguments: Sequence[str]) -> int:
-    """Let Hydra handle its own flags; each job of a multirun composes and runs like a single run."""
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-
-    overrides = [one for one in arguments if one.startswith("~") or ("=" in one and not one.startswith("-"))]
-    multirun = "-m" in arguments or "--multirun" in arguments
-    for job in _jobs(overrides) if multirun else [overrides]:
-        compose(module.CONFIG, job)
-    codes: list[int] = []
-    typed = sys.argv
-
-    def task(_: object) -> None:
-        if INTERRUPTED in codes:  # one interruption ends the whole multirun
-            return
-        sys.argv = typed  # what records state as the command
-        job = [str(override) for override in HydraConfig.get().overrides.task]
-        try:
-            codes.append(_start(module, job))
-        except _known_errors() as error:
-            print(f"error: {error}", file=sys.stderr)
-            codes.append(2)
-
-    own = [f"hydra.sweep.dir={ROOT / 'results' / 'multirun'}", "hydra.sweep.subdir=.", "hydra.output_subdir=null"]
-    flags = [argument for argument in arguments if argument not in overrides]
-    # argparse takes the overrides in one piece only, so they come before the flags
-    sys.argv = ["randlora", *own, "hydra.run.dir=.", "hydra/job_logging=disabled", *overrides, *flags]
+def _job(module: ModuleType, overrides: Sequence[str]) -> int:
+    """Return the exit code of one job of a multirun."""
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=module.CONFIG)(task)()
-    finally:
-        sys.argv = typed
-    return max(codes, default=0)
-
-
-def _jobs(overrides: Sequence[str]) -> list[list[str]]:
-    """Return the override lists of the jobs of a multirun."""
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
-
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()  # knows the choices that glob(...) stands for
-        try:
-            parsed = OverridesParser.create(loader).parse_overrides(list(overrides))
-        except OverrideParseException as error:
-            raise ConfigError(f"cannot read the override {error.override!r}") from error
-        values = [
-            [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
-            if one.is_sweep_override()
-            else [str(one.input_line)]
-            for one in parsed
-        ]
-    for one, found in zip(parsed, values, strict=True):
-        if not found:
-            raise ConfigError(f"{one.input_line} matches nothing")
-    return [list(job) for job in itertools.product(*values)]
+        return _start(module, overrides)
+    except _known_errors() as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 def _known_errors() -> tuple[type[Exception], ...]:
