@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
 from results.codec import ADDED_LATER, CodecError, decode, plain
+from results.verified import VerifiedConfig
 
 SCHEMA_VERSION = 1
 RULES_VERSION = 1
@@ -26,6 +27,10 @@ FailureKind = Literal["out_of_memory", "diverged", "timed_out", "data", "weights
 
 class RecordError(ValueError):
     """A record, or the text of one, is not valid; the message says what is wrong and where."""
+
+
+class NewerRecordError(RecordError):
+    """A record was written by a newer version of the suite: it is no fault, and this version cannot read it."""
 
 
 def run_id(config: Mapping[str, Any], *, rules_version: int = RULES_VERSION) -> str:
@@ -182,7 +187,7 @@ class Record:
 
     def __post_init__(self) -> None:
         if self.schema_version != SCHEMA_VERSION:
-            raise RecordError(_other_schema(self.schema_version))
+            raise _other_schema(self.schema_version)
         for name, value in self.metrics.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise RecordError(f"metrics.{name}: {value!r} is not a finite number; leave the metric out")
@@ -194,6 +199,8 @@ class Record:
             raise RecordError(f"reason: a {self.status} run says why")
         if self.failure is not None and self.status != "failed":
             raise RecordError(f"failure: a run that is {self.status} has none")
+        if isinstance(self.config, VerifiedConfig) and self.config.id == self.id:
+            return
         config = _plain(self.config, where="config")
         expected = _digest(config, self.rules_version)
         if self.id != expected:
@@ -207,17 +214,30 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """Read a record; RecordError for broken JSON, unknown or missing fields, wrong types or a newer schema."""
+        """Read a record; RecordError for broken JSON, unknown or missing fields or wrong types.
+
+        Raises NewerRecordError for the record of a newer version of the suite.
+        """
+        return cls.from_parsed(parse(text))
+
+    @classmethod
+    def from_parsed(cls, data: Any) -> Record:
+        """Return the record of what :func:`parse` returned; errors as of :meth:`from_json`."""
         try:
-            data = json.loads(text, parse_constant=_refuse_constant)
             # Before the fields: another schema has other fields, and saying which would only mislead.
             if isinstance(data, dict) and data.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
-                raise RecordError(_other_schema(data["schema_version"]))
+                raise _other_schema(data["schema_version"])
             return decode(cls, data, where="record")
-        except json.JSONDecodeError as error:
-            raise RecordError(f"not JSON: {error}") from error
         except CodecError as error:
             raise RecordError(str(error)) from error
+
+
+def parse(text: str) -> Any:
+    """Return JSON as plain data; RecordError for broken JSON and for numbers that are not finite."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise RecordError(f"not JSON: {error}") from error
 
 
 def _plain(value: Any, *, where: str) -> Any:
@@ -246,9 +266,11 @@ def _require_amounts(group: Any) -> None:
             raise RecordError(f"{type(group).__name__}.{each.name}: {value} is not a finite amount; None if unknown")
 
 
-def _other_schema(version: object) -> str:
-    hint = "update this checkout" if isinstance(version, int) and version > SCHEMA_VERSION else "run it again"
-    return f"schema_version: {version!r}, but this checkout reads version {SCHEMA_VERSION}; {hint}"
+def _other_schema(version: object) -> RecordError:
+    newer = isinstance(version, int) and version > SCHEMA_VERSION
+    hint = "update this checkout" if newer else "run it again"
+    text = f"schema_version: {version!r}, but this checkout reads version {SCHEMA_VERSION}; {hint}"
+    return NewerRecordError(text) if newer else RecordError(text)
 
 
 def _refuse_constant(name: str) -> NoReturn:

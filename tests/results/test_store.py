@@ -11,8 +11,9 @@ import pandas
 import pytest
 from record_factory import make_record
 
-from results.record import Record, RecordError
-from results.store import RecordStore, StoreError
+from results.record import NewerRecordError, Record, RecordError
+from results.records import Records
+from results.store import RecordStore, Scan, StoreError
 
 
 def _files(root: Path) -> list[str]:
@@ -42,10 +43,10 @@ def test_a_folder_of_a_run_under_way_is_no_problem(tmp_path: Path) -> None:
     store = RecordStore(tmp_path)
     store.folder("0" * 16).mkdir()
     (tmp_path / "stray.txt").touch()
-    assert store.scan() == dataclasses.replace(store.scan(), records={}, problems=())
+    assert store.scan() == Scan(records=Records({}), problems=())
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"schema_version": 99}', "other"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"schema_version": 0}', "other"])
 def test_a_corrupt_record_is_reported_and_kept(tmp_path: Path, content: bytes | str) -> None:
     store, good, bad = RecordStore(tmp_path), make_record(seed=1), make_record(seed=2)
     store.write(good)
@@ -63,6 +64,27 @@ def test_a_corrupt_record_is_reported_and_kept(tmp_path: Path, content: bytes | 
     store.write(bad)
     assert store.read(bad.id) == bad
     assert path.with_name("record.corrupt-1.json").read_bytes() == content
+
+
+def test_a_record_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    store, good, later = RecordStore(tmp_path), make_record(seed=1), make_record(seed=2)
+    store.write(good)
+    path = store.write(later)
+    text = path.read_text().replace('"schema_version": 1', '"schema_version": 2').replace('"metrics"', '"measured"')
+    path.write_text(text)
+
+    scan = store.scan()
+    assert scan.records == {good.id: good}
+    assert scan.problems == ()
+    assert list(scan.newer) == [later.id]
+    assert str(path) in scan.newer[later.id]
+    assert "update this checkout" in scan.newer[later.id]
+    with pytest.raises(NewerRecordError, match="update this checkout"):
+        store.read(later.id)
+    with pytest.raises(StoreError, match=r"update this checkout.*left as it is"):
+        store.write(later)
+    assert path.read_text() == text
+    assert _files(path.parent) == ["record.json"]
 
 
 @pytest.mark.parametrize(("number", "advice"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "writable")])
