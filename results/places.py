@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from results.entry import State
 from results.measures import value_of
-from results.record import Key, Record
+from results.record import Record
+from results.records import Records
 from results.table import Planned, TableError, TableSpec
 
 Labels = tuple[str, ...]
@@ -41,11 +42,12 @@ def place_runs(
     if len(planned) != len(wanted) or given != wanted:
         raise TableError(f"table {spec.name} has {len(wanted)} cells, each planned once; got {len(planned)} others")
     ids = {each.id for each in planned}
-    # A record that is itself asked for by this table never makes another cell stale.
-    old_keys = {record.key for id, record in records.items() if id not in ids}
+    known = Records.of(records)
     runs: dict[Place, list[PlacedRun]] = {}
     for each in planned:
-        run = _placed(spec, each, records.get(each.id), old_keys, each.id in running)
+        # A record that is itself asked for by this table never makes another cell stale.
+        outdated = each.id not in known and any(id not in ids for id in known.ids_of(each.key))
+        run = _placed(spec, each, known.get(each.id), outdated, each.id in running)
         runs.setdefault(_place(spec, each.cell.labels), []).append(run)
     runs = _relative(spec, runs) if spec.relative else runs
     return {place: list({run.id: run for run in reversed(group)}.values())[::-1] for place, group in runs.items()}
@@ -56,13 +58,13 @@ def _place(spec: TableSpec, labels: Mapping[str, str]) -> Place:
 
 
 def _placed(
-    spec: TableSpec, planned: Planned, record: Record | None, old_keys: Collection[Key], running: bool
+    spec: TableSpec, planned: Planned, record: Record | None, outdated: bool, running: bool
 ) -> PlacedRun:
     repeat = " / ".join(planned.cell.labels[axis] for axis in spec.repeat)
     state: State
     value, reason, metric = None, None, planned.cell.metric
     if record is None:
-        state = "stale" if planned.key in old_keys else "missing"
+        state = "stale" if outdated else "missing"
     elif record.status != "ok":
         state, reason = record.status, " ".join((record.reason or "").split())
     elif (value := value_of(record, metric)) is None:

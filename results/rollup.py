@@ -89,6 +89,15 @@ def roll_up(
     )
 
 
+def run_states(
+    spec: TableSpec, planned: Sequence[Planned], records: Mapping[str, Record], *, running: Collection[str] = ()
+) -> dict[str, tuple[State, bool]]:
+    """Return the state of each run of a table by its id, and whether it is under way; errors as of :func:`roll_up`."""
+    places = place_runs(spec, planned, records, frozenset(running)).values()
+    states = _states(run for group in places for run in group)
+    return {id: (state, id in running) for id, state in states.items()}
+
+
 def _states(runs: Iterable[PlacedRun]) -> dict[str, State]:
     """Return the state of each run by its id: ok only where it is ok at each of its places."""
     states: dict[str, State] = {}
