@@ -24,8 +24,10 @@ from results.record import Parameters, Record, Timing
 from results.store import RecordStore
 from runners.auditing import AuditError, Auditor
 from runners.checkpoint import Checkpointer
+from runners.failures import Place, failure_of
 from runners.image_workload import ImageWorkload
 from runners.interrupt import Interrupted, Released
+from runners.kept_backbone import KeptBackbone
 from runners.loggers import NoLog
 from runners.machine import ROOT
 from runners.memory import MemoryMeter
@@ -33,7 +35,7 @@ from runners.plan import ImageRun, QuestionRun, Run
 from runners.processes import ALONE, Processes
 from runners.provenance import provenance
 from runners.question_workload import QuestionWorkload
-from runners.run_facts import left_beside, parameters_of, reason_of
+from runners.run_facts import left_beside, parameters_of
 from runners.sharding import merge_gathered, shard
 from runners.together import meet, part
 from runners.trainer import OnStep, Trained, TrainingClock, train
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FAILURE = "failure.txt"
+MIB = 2**20
 # the machine's trouble and not the run's: no reason for a failed record
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -52,7 +55,8 @@ DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 class Bench:
     """What runs of one process share: decoded data, verdicts of audits, the record store, and how to stop.
 
-    With several ``processes`` they carry out a single run.
+    With several ``processes`` they carry out a single run. ``is_ours`` is asked before a record is written: whether
+    nobody has taken the run over in the meantime.
     """
 
     store: RecordStore
@@ -61,7 +65,9 @@ class Bench:
     on_judged: OnJudged = lambda scorer, done, total: None
     cache: DecodedCache = field(default_factory=DecodedCache)
     auditor: Auditor = field(default_factory=Auditor)
+    backbone: KeptBackbone = field(default_factory=KeptBackbone)
     processes: Processes = ALONE
+    is_ours: Callable[[], bool] = lambda: True
 
 
 def execute(run: Run, bench: Bench) -> Record:
@@ -88,7 +94,7 @@ def _execute(run: Run, bench: Bench) -> Record:
     began, started_at = time.perf_counter(), datetime.now(UTC)
     folder, count = bench.store.folder(run.id), bench.processes.count
     log = run.logger.open(id=run.id, folder=folder, config=run.config) if bench.processes.main else NoLog()
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"place": Place()}
     try:
         outcome = _outcome(run, bench, facts, log_step=log.step)
     except StoreError:
@@ -104,7 +110,8 @@ def _execute(run: Run, bench: Bench) -> Record:
             raise Interrupted("stopped: another process of this run ended; the same command continues") from error
         if not bench.processes.claim_end():
             raise Interrupted("stopped: another process of this run failed, and the record says why") from error
-        outcome = {"status": "failed", "reason": reason_of(error)}
+        failure, reason = failure_of(error, facts["place"])
+        outcome = {"status": "failed", "reason": reason, "failure": failure}
         if isinstance(error, AuditError):
             outcome["checks"] = error.checks
         write_text(folder / FAILURE, traceback.format_exc())
@@ -119,6 +126,8 @@ def _execute(run: Run, bench: Bench) -> Record:
         outcome["timing"] = Timing(**outcome["timing"])
     source = dataclasses.replace(source, processes=count)
     record = Record(id=run.id, key=run.key, config=run.config, provenance=source, **outcome)
+    if not bench.is_ours():
+        raise Interrupted("stopped: the run was taken over by another process")
     bench.store.write(record)
     if record.status == "ok":
         (folder / FAILURE).unlink(missing_ok=True)
@@ -135,8 +144,13 @@ def _outcome(run: Run, bench: Bench, facts: dict[str, Any], *, log_step: Callabl
     device = accelerator.device
     meter = MemoryMeter(device)
     with meter.phase("load"), bench.processes.main_first(bench.stop):
-        facts["weights"] = run.backbone.weights_digest(root=ROOT)
-        model = run.backbone.build(root=ROOT, device=device, seed=seed_for(run.seed, "weights"))
+        model, facts["weights"] = bench.backbone.build(
+            run.backbone,
+            root=ROOT,
+            device=device,
+            seed=seed_for(run.seed, "weights"),
+            max_bytes=run.machine.keep_backbone_mib * MIB,
+        )
         if run.machine.recompute_blocks:
             run.backbone.recompute_blocks(model)
         work = _workload(run, bench, model, device)
@@ -161,13 +175,14 @@ def _outcome(run: Run, bench: Bench, facts: dict[str, Any], *, log_step: Callabl
             meet(bench.processes, work, frozen=before, stop=bench.stop)
             if sharded:
                 shard(adaptation)
-            trained = _train(run, bench, work, adaptation, accelerator, log_step=log_step)
+            trained = _train(run, bench, work, adaptation, accelerator, place=facts["place"], log_step=log_step)
     part(bench.processes, adaptation, sharded=sharded)
     changed = [name for name, sums in fingerprint(adaptation.frozen()).items() if sums != before[name]]
     if changed:
         raise RuntimeError(f"{len(changed)} frozen tensors changed during training, among them '{changed[0]}'")
     counts["saved_bytes"] = _save(run, bench, adaptation, work.objective)
     merge_gathered(adaptation) if sharded else adaptation.merge()
+    facts["place"].trained()
     evaluated = time.perf_counter()
     with meter.phase("evaluation"):
         found = work.judge()
@@ -203,9 +218,11 @@ def _train(
     adaptation: Adaptation,
     accelerator: Accelerator,
     *,
+    place: Place,
     log_step: Callable[..., None],
 ) -> Trained:
     def on_step(done: int, total: int, values: Mapping[str, float]) -> None:
+        place.passed(done, total)
         if values:
             log_step(done, values)
         bench.on_step(done, total, values)

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from randlora.data.feed import Batch
@@ -67,7 +68,7 @@ class Gradients:
             seed: of everything random in it.
 
         Raises:
-            torch.OutOfMemoryError: if a single sample does not fit, or with several processes.
+            torch.OutOfMemoryError: if the memory does not suffice for a single sample, or with several processes.
         """
         rank = self.processes.rank
         while True:
@@ -77,7 +78,9 @@ class Gradients:
                 with self.scope():
                     total = self._add_up(batch, step=step)
                 break
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
                 # not from in here, where the exception keeps the tensors of the step alive
                 reason = str(error).partition("\n")[0]
             self._halve(batch, step=step, reason=reason)
@@ -111,9 +114,9 @@ class Gradients:
         size = min(self.size or len(batch[0]), len(batch[0]))
         if size == 1 or not self.processes.alone:
             raise torch.OutOfMemoryError(
-                f"step {step + 1}: {reason}; set a smaller recipe.micro_batch_size"
+                f"{reason}; set a smaller recipe.micro_batch_size"
                 if size > 1
-                else f"step {step + 1}: a single sample does not fit: {reason}"
+                else f"a single sample does not fit: {reason}"
             )
         self.size = size // 2
         for parameter in self.parameters.values():

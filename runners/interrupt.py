@@ -35,6 +35,10 @@ class StopRequest:
         """Return whether to stop."""
         return self.asked
 
+    def ask(self) -> None:
+        """Ask to stop."""
+        self.asked = True
+
     def _ask(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if not self.asked:

@@ -35,6 +35,8 @@ class Machine:
             as there are beams.
         workers: processes that decode training images for ``recipe.pixels=original``; 0 decodes between the steps.
         resident_mib: training images up to this size are kept on the device; larger sets are read batch by batch.
+        keep_backbone_mib: between the runs of a sweep, a backbone up to this size stays in the computer's memory, and
+            the next run on it starts from a copy; 0 loads it for each run.
         execution: how adapters trade time for memory (see :class:`randlora.execution.Execution`).
         recompute_blocks: keep only the inputs of transformer blocks for the backward pass and run each block again:
             less memory, more time, the same bits.
@@ -57,6 +59,7 @@ class Machine:
     answering_batch_size: int
     workers: int
     resident_mib: float
+    keep_backbone_mib: float
     execution: Execution
     recompute_blocks: bool
     shard: Shard
@@ -74,8 +77,10 @@ class Machine:
         check_choice(self, "shard", ("none", "model"))
         check_whole(self, "evaluation_batch_size", "answering_batch_size")
         check_whole(self, "workers", least=0)
-        if not is_number(self.resident_mib) or self.resident_mib < 0:
-            raise ValueError(f"Machine.resident_mib = {self.resident_mib!r}; valid: a number of 0 or more")
+        for name in ("resident_mib", "keep_backbone_mib"):
+            size = getattr(self, name)
+            if not is_number(size) or size < 0:
+                raise ValueError(f"Machine.{name} = {size!r}; valid: a number of 0 or more")
         check_flag(self, "recompute_blocks", "audit")
         check_positive(self, "checkpoint_every_s")
         for name in ("threads", "checkpoint_every_steps"):

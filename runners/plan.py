@@ -153,6 +153,13 @@ def skeleton_targets(backbone: Backbone) -> Targets:
     return backbone.targets_of(backbone.skeleton())
 
 
+@cache
+def skeleton_bytes(backbone: Backbone) -> int:
+    """Return the size of the weights of a backbone, in bytes, from its shapes alone."""
+    tensors = backbone.skeleton().state_dict().values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
 def check_sites(method: object, targets: Targets) -> None:
     """Raise ValueError where an adapter method does not fit a site."""
     from randlora.adapter import AdapterMethod

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column
 
 if TYPE_CHECKING:
     from results.record import Record
@@ -66,73 +65,10 @@ def run_progress(title: str) -> Iterator[RunProgress]:
         yield RunProgress(title, bar)
 
 
-class SweepProgress:
-    """What a sweep shows: the run under way with its steps, how many are left, and when it will be done."""
-
-    def __init__(self, total: int, bars: Progress | None) -> None:
-        self.total = total
-        self.done = 0
-        self.began = time.monotonic()
-        self.title = ""
-        self.bars = bars
-        if bars is not None:
-            self._overall = bars.add_task("runs", total=total)
-            self._current = bars.add_task("", total=None)
-
-    def start(self, title: str) -> None:
-        """Show the run that starts."""
-        self.title = title
-        if self.bars is not None:
-            self.bars.reset(self._current, description=title, total=None)
-
-    def on_step(self, done: int, total: int, values: Mapping[str, float]) -> None:
-        """Show the steps of the run under way."""
-        if self.bars is not None:
-            self.bars.update(self._current, completed=done, total=total)
-
-    def on_judged(self, scorer: str, done: int, total: int) -> None:
-        """Show the questions that are judged of the run under way."""
-        if self.bars is not None:
-            self.bars.update(self._current, description=f"{self.title}, {scorer}", completed=done, total=total)
-
-    def finish(self, record: Record) -> None:
-        """Show what became of it."""
-        self.done += 1
-        if self.bars is not None:
-            self.bars.update(self._overall, completed=self.done)
-        left = (time.monotonic() - self.began) / self.done * (self.total - self.done)
-        scores = scores_of(record)
-        result = scores or f"{record.status}: {record.reason}"
-        if self.bars is None or record.status != "ok":
-            console.print(
-                f"[{self.done}/{self.total}] {self.title}: {result} ({_duration(left)} left)",
-                markup=False,
-                soft_wrap=True,
-            )
-
-
 def scores_of(record: Record) -> str:
     """Return the metrics of a record in one line: of a run on several tasks, their averages."""
     averages = {name: value for name, value in record.metrics.items() if name.startswith("average/")}
     return ", ".join(f"{name} {100 * value:.1f} %" for name, value in (averages or record.metrics).items())
-
-
-@contextmanager
-def sweep_progress(total: int) -> Iterator[SweepProgress]:
-    """Yield the display of a sweep over ``total`` runs."""
-    if not console.is_terminal or total == 0:
-        yield SweepProgress(total, None)
-        return
-    columns = (
-        TextColumn("{task.description}", table_column=Column(width=44, no_wrap=True)),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bars:
-        yield SweepProgress(total, bars)
 
 
 def counted(things: Sequence[Thing], what: str) -> Iterator[Thing]:
@@ -142,11 +78,6 @@ def counted(things: Sequence[Thing], what: str) -> Iterator[Thing]:
         return
     with Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), console=console, transient=True) as bar:
         yield from bar.track(things, total=len(things))
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 class _Lines:

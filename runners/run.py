@@ -15,7 +15,8 @@ Examples:
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
@@ -23,7 +24,7 @@ from tabulate import tabulate
 
 from results.record import RecordError
 from results.units import duration, quantity, size
-from runners.compose import ConfigError, instantiate
+from runners.compose import ConfigError
 
 if TYPE_CHECKING:
     from results.record import Record
@@ -48,19 +49,22 @@ def main(config: DictConfig) -> int:
     console.quiet = not processes.main
     run = check_run(config)
     check_processes(run, processes)
-    launcher = instantiate(config)["launcher"]
     store = RecordStore(run.machine.results_path)
     record = _recorded(store, run.id)
-    if record is not None and not launcher.pending([run.id], {run.id: record}):
+    if record is not None and record.status != "failed" and not config.rerun:
         if not processes.main:
             return 0
-        print(f"recorded before, not run again (launcher.rerun=true runs it): {store.folder(run.id)}", file=sys.stderr)
+        print(f"recorded before, not run again (rerun=true runs it): {store.folder(run.id)}", file=sys.stderr)
     else:
-        processes.connect(run.machine.torch_device())
         title = f"{run.key.method} on {run.key.dataset}"
         patience = 0.0 if processes.alone else PASSED_ON_S
-        with stop_on_signals(again_after_s=patience) as stop, run_progress(title) as shown:
-            bench = Bench(store=store, stop=stop, processes=processes)
+        with (
+            claimed(run, store, processes) as is_ours,
+            stop_on_signals(again_after_s=patience) as stop,
+            run_progress(title) as shown,
+        ):
+            processes.connect(run.machine.torch_device())
+            bench = Bench(store=store, stop=lambda: stop() or not is_ours(), processes=processes, is_ours=is_ours)
             if processes.main:
                 bench.on_step, bench.on_judged = shown.on_step, shown.on_judged
             try:
@@ -73,6 +77,36 @@ def main(config: DictConfig) -> int:
     print(describe(record))
     print(f"record: {store.folder(run.id) / 'record.json'}")
     return 0 if record.status == "ok" else 1
+
+
+@contextmanager
+def claimed(run: Run, store: RecordStore, processes: Processes) -> Iterator[Callable[[], bool]]:
+    """Hold the claim on a run for the block, in the main process, and yield what tells whether it is still held.
+
+    Raises:
+        ConfigError: if somebody else is at the run.
+    """
+    if not processes.main:
+        yield lambda: True
+        return
+    from results.claims import Claims
+    from runners.heartbeat import Heartbeat
+
+    claims = Claims(store.root, worker="a single run")
+    claims.bury()
+    claim = claims.take(run.id)
+    if claim is None:
+        holder = claims.running().get(run.id)
+        who = f"{holder.worker} (process {holder.pid} on {holder.host}, since {holder.since})" if holder else "another"
+        raise ConfigError(
+            f"run {run.id} is under way: {who} has it. Wait for it; if that computer is no more, remove "
+            f"{claims.folder}/{run.id}.*"
+        )
+    try:
+        with Heartbeat(claim, timeout_s=None) as beat:
+            yield lambda: not beat.lost
+    finally:
+        claim.release()
 
 
 def check_processes(run: Run, processes: Processes) -> None:

@@ -32,9 +32,3 @@ def left_beside(adaptation: Adaptation) -> tuple[str, ...]:
         return ()
     count = len(adaptation.sites)
     return (f"{count} quantised weights were judged with their adapters beside them, not merged, and not audited",)
-
-
-def reason_of(error: Exception) -> str:
-    """Return an error in one line."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -146,11 +146,13 @@ def train(
             optimizers.step()
             _synchronise(accelerator.device)
             clock.add(step_s=time.perf_counter() - began - waited, wait_s=waited)
-            on_step(step + 1, total, _report(loss, rate, step=step, total=total))
+            value = _finite(loss, step=step, total=total)
+            due = step % max(1, total // 100) == 0 or step + 1 == total
+            on_step(step + 1, total, {"loss": value, "learning_rate": rate} if due else {})
             if selection is not None:
                 selection.look(step + 1, total, parameters, processes=processes)
-            stopping, due = processes.any(stop(), checkpointer.due(step + 1))
-            if step + 1 < total and (stopping or due):
+            stopping, saving = processes.any(stop(), checkpointer.due(step + 1))
+            if step + 1 < total and (stopping or saving):
                 _save(checkpointer, step + 1, parameters, optimizers, clock, selection)
                 if stopping:
                     raise Interrupted(
@@ -163,16 +165,14 @@ def train(
     return Trained(clock=clock, notes=tuple(notes))
 
 
-def _report(loss: Tensor, rate: float, *, step: int, total: int) -> dict[str, float]:
-    """Return loss and rate every so often: reading the loss waits for the device."""
-    if step % max(1, total // 100) and step + 1 < total:
-        return {}
+def _finite(loss: Tensor, *, step: int, total: int) -> float:
+    """Return the loss; to read it costs nothing, the step has been waited for."""
     value = float(loss)
     if not math.isfinite(value):
         raise DivergenceError(
             f"the loss is {value} at step {step + 1} of {total}; lower the learning rate or the scale"
         )
-    return {"loss": value, "learning_rate": rate}
+    return value
 
 
 def _resume(

@@ -45,6 +45,11 @@ class Backbone(ABC):
                 raise ValueError(f"backbone {self.name}: {field} = {value!r}; valid: a list of patterns")
             object.__setattr__(self, field, tuple(value))
 
+    @property
+    def packed(self) -> bool:
+        """Whether weights are loaded in fewer bits than those of the skeleton have."""
+        return False
+
     @abstractmethod
     def skeleton(self) -> nn.Module:
         """Return the model on the meta device: shapes and names without weights."""
@@ -139,11 +144,6 @@ class LanguageBackbone(Backbone):
     def with_blocks(self, count: int) -> Self:
         """Return the backbone with another number of blocks and without weights; only where they are of one kind."""
         raise ValueError(f"backbone {self.name} has one depth only")
-
-    @property
-    def packed(self) -> bool:
-        """Whether weights are loaded in fewer bits than those of the skeleton have."""
-        return False
 
 
 @dataclass(frozen=True, kw_only=True)

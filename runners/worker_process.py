@@ -1,0 +1,103 @@
+"""One persistent process of a pool: what it does, and how it talks to the one that started it."""
+
+from __future__ import annotations
+
+import dataclasses
+import faulthandler
+import signal
+import sys
+import threading
+import time
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from results.files import StoreError
+from runners.events import Broken, Event, Judged, Stepped
+from runners.interrupt import StopRequest
+from runners.run_log import output_to
+from runners.work import Worker
+from runners.worklist import WorkList
+
+TELL_EVERY_S = 0.2
+BROKEN = 74  # exit code of a worker that told why it cannot go on
+
+
+class Link:
+    """Tells the parent what happens, steps not oftener than people can read."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._told_at = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Tell an event; without a parent nobody is told, and the process is about to stop."""
+        if isinstance(event, Stepped | Judged):
+            now = time.monotonic()
+            if now - self._told_at < TELL_EVERY_S and event.done < event.total:
+                return
+            self._told_at = now
+        try:
+            self._connection.send(event)
+        except OSError:
+            return
+
+
+def run_worker(
+    todo: WorkList, *, number: int, count: int, threads: int | None, connection: Connection, log: Path
+) -> None:
+    """Be worker ``number`` of ``count`` until nothing is left; SIGTERM, or the end of the parent, stops it in order.
+
+    Args:
+        todo: the work list.
+        number: from 0.
+        count: of all workers of the pool.
+        threads: CPU threads where a run does not state them itself; None leaves torch's choice.
+        connection: to the parent.
+        log: where what belongs to no run is printed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the parent hears it too, and says what to do
+    stop = StopRequest()
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.ask())
+    _watch_parent(stop)
+    report = Link(connection)
+    with output_to(log):
+        faulthandler.enable()
+        worker = Worker(
+            with_threads(todo, threads),
+            name=f"worker {number + 1}",
+            number=number,
+            count=count,
+            own_process=True,
+            stop=stop,
+            report=report,
+        )
+        try:
+            worker.work()
+        except StoreError as error:
+            report(Broken(message=str(error)))
+            sys.exit(BROKEN)
+
+
+def with_threads(todo: WorkList, threads: int | None) -> WorkList:
+    """Return the work list with so many threads for runs that do not state how many they want."""
+    if threads is None:
+        return todo
+    machines = {id(run.machine): dataclasses.replace(run.machine, threads=threads) for run in todo.runs}
+    runs = (
+        run if run.machine.threads is not None else dataclasses.replace(run, machine=machines[id(run.machine)])
+        for run in todo.runs
+    )
+    return dataclasses.replace(todo, runs=tuple(runs))
+
+
+def _watch_parent(stop: StopRequest) -> None:
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        stop.ask()
+
+    threading.Thread(target=watch, daemon=True, name="watch parent").start()
