@@ -16,7 +16,7 @@ from results.outcomes import NoOutcomesError, OutcomeReader
 from results.places import Labels, Place, PlacedRun
 from results.power import seeds_needed
 from results.sample_tests import Swings, samples_interval, swap_p, swings_of
-from results.statistics import Interval, describe, is_zero, paired_t_p, sign_flip_p
+from results.statistics import Interval, SeedTest, describe, is_zero, sign_flip_p, stratified_t
 from results.table import TableSpec
 
 Question = Literal["datasets", "seeds", "samples"]
@@ -107,15 +107,13 @@ class Comparer:
     ) -> Comparison:
         firsts, seconds = ([_mean(pair[side]) for pair in pairs] for side in (0, 1))
         gap = math.fsum(firsts) / len(firsts) - math.fsum(seconds) / len(seconds)
+        gap = 0.0 if is_zero(gap, [*firsts, *seconds]) else gap
         by_dataset = [first - second for first, second in zip(firsts, seconds, strict=True)]
         by_seed = _by_seed(self.spec, pairs)
-        of_datasets, of_seeds = describe(by_dataset), describe(by_seed)
-        gap = 0.0 if is_zero(gap, [*firsts, *seconds]) else gap
-        std = None if of_seeds.std is None or is_zero(of_seeds.std, [*firsts, *seconds]) else of_seeds.std
+        of_seeds = stratified_t(by_seed)
         swings = [self._swings(one, other, index) for index in indices]
         reasons = [each for each in swings if isinstance(each, str)]
         strata = [each for each in swings if isinstance(each, Swings)]
-        whole = not reasons
         return replace(
             found,
             parts=tuple(
@@ -125,20 +123,20 @@ class Comparer:
             first_mean=math.fsum(firsts) / len(firsts),
             second_mean=math.fsum(seconds) / len(seconds),
             difference=gap,
-            seeds=len(by_seed),
-            seeds_std=of_seeds.std,
+            seeds=len(by_seed[0]),
+            seeds_std=None if of_seeds is None else of_seeds.std,
             p={
                 "datasets": sign_flip_p(by_dataset) if len(by_dataset) > 1 else None,
-                "seeds": paired_t_p(by_seed),
-                "samples": swap_p(strata) if whole else None,
+                "seeds": None if of_seeds is None else of_seeds.p,
+                "samples": None if reasons else swap_p(strata),
             },
             intervals={
-                "datasets": of_datasets.interval,
-                "seeds": of_seeds.interval,
-                "samples": samples_interval(strata) if whole else None,
+                "datasets": describe(by_dataset).interval,
+                "seeds": None if of_seeds is None else of_seeds.interval,
+                "samples": None if reasons else samples_interval(strata),
             },
             no_samples=reasons[0] if reasons else None,
-            seeds_needed=seeds_needed(gap, std, paired=True),
+            seeds_needed=None if of_seeds is None else _needed(gap, of_seeds, seeds=len(by_seed[0])),
         )
 
     def _swings(self, one: Row, other: Row, index: int) -> Swings | str:
@@ -175,14 +173,15 @@ def _part(column: Labels, first: float, second: float, swings: Swings | str) -> 
     )
 
 
-def _by_seed(spec: TableSpec, pairs: Sequence[tuple[Entry, Entry]]) -> list[float]:
-    """The difference of each seed that all entries share, averaged over the pairs; a single one without seeds."""
-    values = [entry.values for pair in pairs for entry in pair]
-    differences = []
-    for seed in _shared(values, spec):
-        at = [_at(each, seed) for each in values]
-        differences.append(math.fsum(a - b for a, b in zip(at[::2], at[1::2], strict=True)) / len(pairs))
-    return differences
+def _needed(gap: float, test: SeedTest, *, seeds: int) -> int | None:
+    # each further seed adds a degree of freedom for every dataset whose spread counts
+    return seeds_needed(gap, test.std, paired=True, pooled=max(1.0, test.freedom / (seeds - 1)))
+
+
+def _by_seed(spec: TableSpec, pairs: Sequence[tuple[Entry, Entry]]) -> list[list[float]]:
+    """For each pair the differences of the seeds that all entries share; a single one where nothing has seeds."""
+    seeds = _shared([entry.values for pair in pairs for entry in pair], spec)
+    return [[_at(first.values, seed) - _at(second.values, seed) for seed in seeds] for first, second in pairs]
 
 
 def _shared(values: Sequence[Mapping[str, float]], spec: TableSpec) -> list[str]:

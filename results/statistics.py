@@ -84,21 +84,53 @@ def smallest_sign_flip_p(n: int) -> float:
     return min(1.0, 2.0 ** (1 - n))
 
 
-def paired_t_p(differences: Sequence[float]) -> float | None:
-    """Return the two-sided p of Student's test that the mean difference is 0.
+@dataclass(frozen=True, kw_only=True)
+class SeedTest:
+    """Student's test of a mean difference over seeds. `std` is the standard deviation of the average of one seed.
 
-    None below two differences, and where all are equal but not 0: nothing varies, so nothing can be tested.
+    `freedom` are its degrees of freedom. `p` and `interval` are None where nothing varies but the mean is not 0.
     """
-    if len(differences) < 2:
+
+    std: float
+    freedom: float
+    p: float | None
+    interval: Interval | None
+
+
+def stratified_t(strata: Sequence[Sequence[float]]) -> SeedTest | None:
+    """Return the test of the unweighted mean over datasets of differences by seed; None below two seeds on any.
+
+    Args:
+        strata: for each dataset the differences of two methods with the same seed.
+
+    Each of D datasets with n_k seeds adds v_k = s_k^2 / n_k / D^2 to the variance of the mean, and the degrees of
+    freedom are Welch's and Satterthwaite's, (sum v_k)^2 / sum(v_k^2 / (n_k - 1)). With one dataset this is the paired
+    t-test.
+    """
+    if not strata or any(len(each) < 2 for each in strata):
         return None
-    mean, std = statistics.mean(differences), statistics.stdev(differences)
-    if is_zero(mean, differences):
-        return 1.0
-    if is_zero(std, differences):
-        return None
+    spreads = [statistics.stdev(each) for each in strata]
+    spreads = [0.0 if is_zero(std, each) else std for std, each in zip(spreads, strata, strict=True)]
+    mean = math.fsum(statistics.mean(each) for each in strata) / len(strata)
+    std = math.hypot(*spreads) / len(strata)
+    if std == 0:
+        same = mean == 0
+        return SeedTest(
+            std=0.0, freedom=0.0, p=1.0 if same else None, interval=Interval(low=0, high=0) if same else None
+        )
     from scipy import stats
 
-    return float(2 * stats.t.sf(abs(mean) * math.sqrt(len(differences)) / std, len(differences) - 1))
+    parts = [(std / len(strata)) ** 2 / len(each) for std, each in zip(spreads, strata, strict=True)]
+    variance = math.fsum(parts)
+    freedom = variance**2 / math.fsum(part**2 / (len(each) - 1) for part, each in zip(parts, strata, strict=True))
+    error = math.sqrt(variance)
+    half = float(stats.t.isf(SIGNIFICANCE / 2, freedom)) * error
+    return SeedTest(
+        std=std,
+        freedom=freedom,
+        p=float(2 * stats.t.sf(abs(mean) / error, freedom)),
+        interval=Interval(low=mean - half, high=mean + half),
+    )
 
 
 def holm(p_values: Sequence[float | None]) -> tuple[float | None, ...]:
