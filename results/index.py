@@ -7,20 +7,18 @@ index that is damaged, or of another version of this code, is ignored and made a
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
-import secrets
 import time
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from results import cache_file
 from results.codec import decode
 from results.record import Key, Record, RecordError, parse
 from results.verified import VerifiedConfig
@@ -28,7 +26,7 @@ from results.verified import VerifiedConfig
 NAME = ".index"
 _SETTLED_NS = 2_000_000_000
 _KEY_FIELDS = tuple(field.name for field in dataclasses.fields(Key))
-_CHECKED_BY = ("codec.py", "index.py", "record.py", "store.py", "verified.py")
+_CHECKED_BY = ("cache_file.py", "codec.py", "index.py", "record.py", "store.py", "verified.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,27 +68,14 @@ def is_settled(status: os.stat_result) -> bool:
 
 def load(root: Path) -> dict[str, Entry]:
     """Return the entries by run id; none where there is no index, or none to be trusted."""
-    try:
-        header, _, text = (root / NAME).read_bytes().partition(b"\n")
-    except OSError:
-        return {}
-    if header != _header(text):
-        return {}
-    lines = (line.split("\t") for line in text.decode("ascii").splitlines())
-    return {id: Entry(stamp, status, key, body) for id, stamp, status, key, body in lines}
+    rows = cache_file.load(root / NAME, version=_version(), columns=5)
+    return {id: Entry(stamp, status, key, body) for id, stamp, status, key, body in rows}
 
 
 def save(root: Path, entries: Mapping[str, Entry]) -> None:
     """Write the entries, whole or not at all; where the folder cannot be written, nothing happens."""
-    lines = (f"{id}\t{one.stamp}\t{one.status}\t{one.key}\t{one.body}\n" for id, one in entries.items())
-    text = "".join(lines).encode("ascii")
-    temporary = root / f"{NAME}.{secrets.token_hex(4)}.tmp"
-    # not flushed to the disk: what a crash leaves of it does not fit its header
-    with contextlib.suppress(OSError):
-        for left in root.glob(f"{NAME}.*.tmp"):
-            left.unlink(missing_ok=True)
-        temporary.write_bytes(_header(text) + b"\n" + text)
-        temporary.replace(root / NAME)
+    rows = ((id, one.stamp, one.status, one.key, one.body) for id, one in entries.items())
+    cache_file.save(root / NAME, rows, version=_version())
 
 
 def _config_of(path: Path, id: str) -> Mapping[str, Any]:
@@ -107,12 +92,9 @@ def _text(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=True)
 
 
-def _header(text: bytes) -> bytes:
-    return f"records checked by {_code_version()}, {zlib.crc32(text):08x} {len(text)}".encode("ascii")
-
-
 @functools.cache
-def _code_version() -> str:
-    """Return a digest of the code that says what a valid record is."""
+def _version() -> str:
+    """Return a digest of the code that says what a valid record is, and how this file is written."""
     folder = Path(__file__).parent
-    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in _CHECKED_BY)).hexdigest()[:16]
+    digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in _CHECKED_BY))
+    return f"checked records {digest.hexdigest()[:16]}"

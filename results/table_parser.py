@@ -61,7 +61,7 @@ def _laid_out_like(path: Path, data: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in merged.items() if key != "like"}
 
 
-class _TextLoader(yaml.BaseLoader):
+class _TextLoader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[misc]  # libyaml where it is there
     """YAML in which every scalar is text and a repeated key is an error."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
