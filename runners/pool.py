@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,7 @@ from results.files import StoreError
 from results.store import RecordStore
 from runners.events import Broken, Recorded, Started
 from runners.run_log import tail
-from runners.worker_process import BROKEN, run_worker
+from runners.worker_process import BROKEN, HELD_BACK, run_worker
 
 if TYPE_CHECKING:
     from runners.sweep_progress import SweepProgress
@@ -39,13 +40,10 @@ class _Slot:
     """One place of the pool and the process that has it now."""
 
     number: int
+    name: str
     process: BaseProcess
     connection: Connection
     log: Path
-
-    @property
-    def name(self) -> str:
-        return f"worker {self.number + 1}"
 
 
 class Pool:
@@ -61,6 +59,7 @@ class Pool:
         gpus: the GPU of each worker, as CUDA_VISIBLE_DEVICES names it; empty where there is none.
         show: is told what happens.
         stop: asked all the time.
+        name: what people call the pool where it is one of several; empty where it is the only one.
     """
 
     def __init__(
@@ -72,6 +71,7 @@ class Pool:
         gpus: tuple[str, ...],
         show: SweepProgress,
         stop: Callable[[], bool],
+        name: str = "",
     ) -> None:
         self.todo = todo
         self.count = count
@@ -79,6 +79,7 @@ class Pool:
         self.gpus = gpus
         self.show = show
         self.stop = stop
+        self.name = name
         self._context = multiprocessing.get_context("spawn")
         self._slots: dict[int, _Slot] = {}
         self._barren = 0
@@ -105,9 +106,11 @@ class Pool:
             raise StoreError(self._broken)
 
     def _start(self, number: int) -> None:
-        log = self.todo.results / WORKERS / f"{os.getpid()}-{number + 1}.log"
+        log = self.todo.results / WORKERS / f"{os.uname().nodename}-{os.getpid()}-{number + 1}.log"
+        name = f"{self.name} worker {number + 1}".lstrip()
         ours, theirs = self._context.Pipe(duplex=False)
         arguments = {
+            "name": name,
             "number": number,
             "count": self.count,
             "threads": self.threads,
@@ -115,10 +118,10 @@ class Pool:
             "log": log,
         }
         process = self._context.Process(target=run_worker, args=(self.todo,), kwargs=arguments, daemon=False)
-        with _interrupts_held_back(), _environment(GPUS, self.gpus[number] if self.gpus else None):
+        with _signals_held_back(), _environment(GPUS, self.gpus[number] if self.gpus else None):
             process.start()
         theirs.close()
-        self._slots[number] = _Slot(number=number, process=process, connection=ours, log=log)
+        self._slots[number] = _Slot(number=number, name=name, process=process, connection=ours, log=log)
 
     def _hear(self) -> None:
         """Wait a moment for what workers tell, and for those that end."""
@@ -178,9 +181,8 @@ class Pool:
             slot.process.join()
         self._slots.clear()
         Claims(self.todo.results).bury()
-        folder = self.todo.results / WORKERS
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        with contextlib.suppress(OSError):  # not there, or not empty
+            (self.todo.results / WORKERS).rmdir()
 
 
 def _how(code: int | None) -> str:
@@ -190,9 +192,12 @@ def _how(code: int | None) -> str:
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Start processes that the terminal cannot interrupt, not even while they load what they need."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _signals_held_back() -> Iterator[None]:
+    """Start processes that the terminal, or a cluster that signals every process of a job, cannot interrupt.
+
+    Not even while they load what they need; and processes that they start are spared, too (see :func:`run_worker`).
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     try:
         yield
     finally:

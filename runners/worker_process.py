@@ -21,6 +21,8 @@ from runners.worklist import WorkList
 
 TELL_EVERY_S = 0.2
 BROKEN = 74  # exit code of a worker that told why it cannot go on
+# blocked from the start: SIGINT and the users' signals are for the parent, SIGTERM is for the worker itself alone
+HELD_BACK = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2})
 
 
 class Link:
@@ -44,12 +46,16 @@ class Link:
 
 
 def run_worker(
-    todo: WorkList, *, number: int, count: int, threads: int | None, connection: Connection, log: Path
+    todo: WorkList, *, name: str, number: int, count: int, threads: int | None, connection: Connection, log: Path
 ) -> None:
     """Be worker ``number`` of ``count`` until nothing is left; SIGTERM, or the end of the parent, stops it in order.
 
+    The process is started with ``HELD_BACK`` blocked, and so are processes that it starts, such as those that decode
+    images: where SIGTERM is sent to all of them, the run still comes to the end of its step.
+
     Args:
         todo: the work list.
+        name: what people call the worker.
         number: from 0.
         count: of all workers of the pool.
         threads: CPU threads where a run does not state them itself; None leaves torch's choice.
@@ -58,14 +64,14 @@ def run_worker(
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the parent hears it too, and says what to do
     stop = StopRequest()
-    signal.signal(signal.SIGTERM, lambda number, frame: stop.ask())
+    _wait_for(signal.SIGTERM, stop)
     _watch_parent(stop)
     report = Link(connection)
     with output_to(log):
         faulthandler.enable()
         worker = Worker(
             with_threads(todo, threads),
-            name=f"worker {number + 1}",
+            name=name,
             number=number,
             count=count,
             own_process=True,
@@ -89,6 +95,17 @@ def with_threads(todo: WorkList, threads: int | None) -> WorkList:
         for run in todo.runs
     )
     return dataclasses.replace(todo, runs=tuple(runs))
+
+
+def _wait_for(number: signal.Signals, stop: StopRequest) -> None:
+    """Stop on a signal that is blocked in this thread and those that it starts."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+
+    def wait_for() -> None:
+        signal.sigwait({number})
+        stop.ask()
+
+    threading.Thread(target=wait_for, daemon=True, name=f"wait for {number.name}").start()
 
 
 def _watch_parent(stop: StopRequest) -> None:
