@@ -114,7 +114,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
         use_folders(folder, patch)
         write_table(folder / "experiments", "small")
         lab = Lab(results=folder / "results", images=images)
-        assert runners.cli.main(["sweep", "table=small", *lab.machine]) == 0
+        assert runners.cli.main(["sweep", "table=small", "launcher=inline", *lab.machine]) == 0
     return folder
 
 

@@ -26,10 +26,10 @@ JOBS = {
     "nested field": ("config", ["recipe.task.negatives=batch", "recipe.betas=[0.8,0.9]"]),
     "null and text": ("config", ["recipe.shots=null", "recipe.fraction=0.5", "backbone.checkpoint=null"]),
     "missing value": ("config", ["budget=parameters"]),
-    "machine": ("config", ["machine.threads=2", "logger=wandb", "launcher.rerun=true"]),
+    "machine": ("config", ["machine.threads=2", "logger=wandb", "rerun=true"]),
     "addition": ("config", ["+note=hello", "+recipe.extra=1"]),
     "twice": ("config", ["seed=1", "seed=2", "method=lora", "method=nola"]),
-    "verb": ("sweep", ["table=demo", "launcher.fail_fast=true"]),
+    "verb": ("sweep", ["table=demo", "launcher.workers=2", "fail_fast=true"]),
     "verb with a missing value": ("sweep", []),
     "deletion": ("pretrain", ["~train.caltech101", "recipe.max_steps=3"]),
     "group deletion": ("pretrain", ["~dataset@test.caltech101"]),
@@ -53,7 +53,7 @@ REST = (
     ["machine.device=cpu", "machine.precision=bfloat16"],
     ["machine.results=elsewhere", "machine.keep_weights=false"],
     ["logger=wandb", "logger.project=other"],
-    ["launcher.rerun=true"],
+    ["rerun=true"],
 )
 
 

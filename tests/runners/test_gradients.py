@@ -91,5 +91,5 @@ def test_a_step_taken_again_starts_from_nothing() -> None:
 
 
 def test_a_sample_that_does_not_fit_alone_is_an_error() -> None:
-    with pytest.raises(torch.OutOfMemoryError, match="step 1: a single sample does not fit: CUDA out of memory"):
+    with pytest.raises(torch.OutOfMemoryError, match="a single sample does not fit: CUDA out of memory"):
         gradients(Weighted(limit=0), size=2).of(BATCH, step=0, seed=1)

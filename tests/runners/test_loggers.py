@@ -30,7 +30,7 @@ def test_curves_have_a_line_per_reported_step(lab: Lab) -> None:
 
 def test_a_rerun_starts_its_curves_anew(lab: Lab, command: Callable[..., Outcome]) -> None:
     run = lab.run(*LORA)
-    for extra in ([], ["launcher.rerun=true"]):
+    for extra in ([], ["rerun=true"]):
         assert command("run", *lab.overrides(*LORA, *extra)).code == 0
         assert lab.logged(run) == list(range(1, STEPS + 1))
 

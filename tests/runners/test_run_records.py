@@ -183,7 +183,7 @@ def test_a_run_recorded_before_is_not_run_again(
     assert "recorded before" in again.err
     assert Record.from_json(path.read_text()) == record
 
-    rerun = command(*arguments, "launcher.rerun=true")
+    rerun = command(*arguments, "rerun=true")
     assert rerun.code == 0
     assert "recorded before" not in rerun.err
     new = Record.from_json(path.read_text())

@@ -188,7 +188,7 @@ def test_what_several_processes_cannot_do_is_said(
 
 def test_sharding_needs_several_processes(command: object) -> None:
     assert "there is one; start several with torchrun" in command("run", "machine.shard=model").err  # type: ignore[operator]
-    assert "a sweep is one process" in command("sweep", "table=demo", "machine.shard=model").err  # type: ignore[operator]
+    assert "not for a sweep" in command("sweep", "table=demo", "machine.shard=model").err  # type: ignore[operator]
 
 
 def test_one_process_exchanges_nothing() -> None:

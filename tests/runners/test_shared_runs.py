@@ -31,14 +31,14 @@ def shared(experiments: Path) -> Path:
 def test_what_is_one_run_is_run_and_counted_once(
     shared: Path, command: Command, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planned = command("plan", "table=small", *lab.machine, "format=json")
+    planned = command("plan", "table=small", "launcher=inline", *lab.machine, "format=json")
     assert planned.code == 0, planned.err
     assert {row["method"]: row["cells"] for row in json.loads(planned.out)["rows"]} == {"Zero-shot": 1, "VeRA": 2}
-    first = command("sweep", "table=small", *lab.machine, "format=json")
+    first = command("sweep", "table=small", "launcher=inline", *lab.machine, "format=json")
     assert "small: 8 cells that are 3 runs, 3 to run" in first.err
     assert "3 run, 0 failed, 0 recorded before, 0 left" in first.err
     assert len(lab.store.scan().records) == 3
-    again = command("sweep", "table=small", *lab.machine)
+    again = command("sweep", "table=small", "launcher=inline", *lab.machine)
     assert "small: 8 cells that are 3 runs, 0 to run" in again.err
     assert "0 run, 0 failed, 3 recorded before, 0 left" in again.err
 

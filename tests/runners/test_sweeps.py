@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from lab import BROKEN, TINY_METHODS, Lab, Outcome, write_table
 
-import runners.execute
-import runners.progress
 import runners.publish
+import runners.sweep_progress
+import runners.work
 from results.record import Record
 from results.store import RecordStore
 from runners.compose import compose
+from runners.events import Event, Recorded, Stepped
 from runners.execute import Bench, execute
 from runners.plan import check_run
 from runners.tables import plan_table
@@ -30,7 +31,7 @@ FORMS = ["csv", "json", "md", "png", "tex"]
 @pytest.fixture
 def sweep(lab: Lab, command: Command) -> Command:
     """Sweep the table ``small`` into the lab's results."""
-    return lambda *extra: command("sweep", "table=small", *lab.machine, *extra)
+    return lambda *extra: command("sweep", "table=small", "launcher=inline", *lab.machine, *extra)
 
 
 @pytest.fixture
@@ -68,14 +69,8 @@ def test_an_interrupted_sweep_continues(
     experiments: Path, sweep: Command, lab: Lab, swept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_table(experiments, "small")
-    finish = runners.progress.SweepProgress.finish
     with monkeypatch.context() as patch:
-
-        def interrupt(self: Any, record: Record) -> None:
-            finish(self, record)
-            signal.raise_signal(signal.SIGINT)
-
-        patch.setattr(runners.progress.SweepProgress, "finish", interrupt)
+        interrupt_at(Recorded, patch)
         stopped = sweep()
     assert stopped.code == 130
     assert "1 run, 0 failed, 0 recorded before, 3 left" in stopped.err
@@ -95,8 +90,7 @@ def test_a_run_stopped_inside_a_sweep_keeps_its_checkpoint(
 ) -> None:
     write_table(experiments, "small")
     with monkeypatch.context() as patch:
-        interrupt: Callable[..., None] = lambda *_: signal.raise_signal(signal.SIGINT)  # noqa: E731
-        patch.setattr(runners.progress.SweepProgress, "on_step", interrupt)
+        interrupt_at(Stepped, patch)
         stopped = sweep()
     assert stopped.code == 130
     assert "stopped after step 1 of 2" in stopped.err
@@ -116,13 +110,38 @@ def test_a_method_that_fails_does_not_stop_the_others(experiments: Path, sweep: 
     assert f"failed: {failed.id}: {failed.reason}" in outcome.err
     assert "1000 shots" in outcome.out  # a footnote of the table
 
-    left_alone = sweep("launcher.retry_failed=false")
+    left_alone = sweep()
     assert "small: 3 cells, 0 to run" in left_alone.err
     assert left_alone.code == 1
     assert f"failed: {failed.id}: {failed.reason}" in left_alone.err
-    again = sweep()
+    assert "'randlora sweep table=small retry=failed' runs them again" in left_alone.err
+
+
+@pytest.mark.parametrize(("retry", "runs"), [("failed", 1), ("all", 2)])
+def test_failed_runs_are_run_again_when_that_is_asked_for(
+    experiments: Path, sweep: Command, lab: Lab, retry: str, runs: int
+) -> None:
+    write_table(experiments, "small", methods={"Broken": BROKEN, **TINY_METHODS}, seeds=[1])
+    assert sweep("where={method: [Broken, LoRA]}").code == 1
+    before = {id: record.provenance.started_at for id, record in lab.store.scan().records.items()}
+    (lost,) = (record.id for record in lab.store.scan().records.values() if record.status == "failed")
+    file = lab.results / lost / "record.json"
+    first = file.stat().st_mtime_ns
+    again = sweep(f"retry={retry}")
     assert again.code == 1
-    assert "0 run, 1 failed, 2 recorded before, 0 left" in again.err
+    assert f"small: 3 cells, {runs} to run" in again.err
+    assert f"{runs - 1} run, 1 failed, {3 - runs} recorded before, 0 left" in again.err
+    assert file.stat().st_mtime_ns > first
+    after = lab.store.scan().records
+    assert len(after) == 2 + (retry == "all")
+    assert all(after[id].provenance.started_at == when for id, when in before.items() if id != lost)
+
+
+def test_what_to_retry_is_checked(experiments: Path, sweep: Command) -> None:
+    write_table(experiments, "small")
+    outcome = sweep("retry=broken")
+    assert outcome.code == 2
+    assert "retry=broken: valid: failed (those alone), all (and the missing ones), null" in outcome.err
 
 
 def test_failures_of_one_reason_are_one_line(experiments: Path, sweep: Command) -> None:
@@ -133,17 +152,17 @@ def test_failures_of_one_reason_are_one_line(experiments: Path, sweep: Command) 
 
 def test_fail_fast_stops_at_the_first_failure(experiments: Path, sweep: Command, lab: Lab) -> None:
     write_table(experiments, "small", methods={"Broken": BROKEN, **TINY_METHODS}, seeds=[1])
-    outcome = sweep("launcher.fail_fast=true")
+    outcome = sweep("fail_fast=true")
     assert outcome.code == 1
     assert "0 run, 1 failed, 0 recorded before, 2 left" in outcome.err
-    assert "launcher.fail_fast=true" in outcome.err
+    assert "stopped at the first failure (fail_fast=true)" in outcome.err
     assert len(lab.store.scan().records) == 1
 
 
 def test_a_corrupt_record_is_run_again_and_kept_aside(whole: Path, sweep: Command, lab: Lab, swept: Path) -> None:
     path = sorted(lab.results.glob("*/record.json"))[0]
     path.write_text("{")
-    states = sweep("launcher.retry_failed=false")
+    states = sweep()
     assert states.code == 0
     assert f"warning: {path} cannot be used and its cell runs again" in states.err
     assert "1 run, 0 failed, 3 recorded before, 0 left" in states.err
@@ -202,8 +221,8 @@ def test_published_records_are_never_taken_for_this_machines(
         attempts.append(run.id)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runners.execute, "execute", refuse)
-    stopped = command("sweep", "table=small", f"machine.results={lab.results}")
+    monkeypatch.setattr(runners.work, "execute", refuse)
+    stopped = command("sweep", "table=small", "launcher=inline", f"machine.results={lab.results}")
     assert stopped.code == 130
     assert "small: 4 cells, 4 to run" in stopped.err
     assert len(attempts) == 1
@@ -243,6 +262,18 @@ def test_a_full_disk_ends_a_sweep_with_an_error(
     assert "No space left on device" in outcome.err
     assert lab.store.scan().records == before
     assert sweep().code == 0
+
+
+def interrupt_at(kind: type[Event], patch: pytest.MonkeyPatch) -> None:
+    """Send SIGINT at the first event of a kind."""
+    on_event = runners.sweep_progress.SweepProgress.on_event
+
+    def interrupted(self: Any, worker: str, event: Event) -> None:
+        on_event(self, worker, event)
+        if isinstance(event, kind):
+            signal.raise_signal(signal.SIGINT)
+
+    patch.setattr(runners.sweep_progress.SweepProgress, "on_event", interrupted)
 
 
 def numbers(results: Path) -> dict[str, dict[str, float]]:
