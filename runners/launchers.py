@@ -36,6 +36,11 @@ class Launcher(ABC):
         if self.timeout_s is not None:
             check_positive(self, "timeout_s")
 
+    @property
+    def waits(self) -> bool:
+        """Whether :meth:`launch` returns when the work has ended, and not once it is handed over."""
+        return True
+
     @abstractmethod
     def workers_for(self, todo: WorkList) -> int:
         """Return how many workers it starts."""

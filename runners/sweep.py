@@ -5,8 +5,8 @@ number of sweeps may work on the same results folder, from any number of compute
 
 What is recorded is not run again, so the same command continues an interrupted or killed sweep and, when everything is
 there, only prints the table. A run that fails is a result too: its record says why, it does not stop the others, and it
-is left as it is until retry= says otherwise. The exit code is 0 where no cell is failed, 1 where one is, 130 where the
-sweep was interrupted. Cells that are one run, such as the tasks of a language model, are run once.
+is left as it is until retry= says otherwise. The exit code is 0 where no cell is failed or left, 1 where one is, 130
+where the sweep was interrupted. Cells that are one run, such as the tasks of a language model, are run once.
 
 Examples:
   randlora sweep table=demo
@@ -55,7 +55,7 @@ class Ended:
 
 
 def main(config: DictConfig) -> int:
-    """Run tables; return 0 if no cell is failed, 1 if one is, 130 if the sweep was interrupted."""
+    """Run tables; return 0 if every cell is there, 1 if one is failed or left, 130 if the sweep was interrupted."""
     check_format(config.format, tuple(FORMATS))
     objects = instantiate(config)
     if objects["machine"].shard != "none":
@@ -73,6 +73,8 @@ def main(config: DictConfig) -> int:
     shared = "" if cells == len(runs) else f" that are {len(runs)} run{'' if len(runs) == 1 else 's'}"
     print(f"{name}: {cells} cells{shared}, {len(pending)} to run{_by(launcher, todo)}", file=sys.stderr)
     ended = _carry_out(todo, launcher)
+    if todo.runs and not launcher.waits:
+        return 0
     left = set(todo.left(store))
     scan = store.scan()
     for table in tables:
@@ -92,7 +94,7 @@ def main(config: DictConfig) -> int:
         print(f"{len(failed)} failed: 'randlora sweep {again}' runs them again", file=sys.stderr)
     if ended.early and not newly:
         return 130
-    return 1 if failed else 0
+    return 1 if failed or left else 0
 
 
 def _tables(config: DictConfig) -> list[PlannedTable]:
