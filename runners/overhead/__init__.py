@@ -1,0 +1,1 @@
+"""What a sweep costs beside training and evaluation."""
