@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 from tabulate import tabulate
 
-from results.record import RecordError
+from results.record import NewerRecordError, RecordError
 from results.units import duration, quantity, size
 from runners.compose import ConfigError
 
@@ -127,9 +127,15 @@ def check_processes(run: Run, processes: Processes) -> None:
 
 
 def _recorded(store: RecordStore, id: str) -> Record | None:
-    """Return the record of a run; one that cannot be read is none, as in a sweep."""
+    """Return the record of a run; one that cannot be read is none, as in a sweep.
+
+    Raises:
+        NewerRecordError: if a newer version of the suite has written it.
+    """
     try:
         return store.read(id)
+    except NewerRecordError:
+        raise
     except RecordError as error:
         print(f"warning: {error}; running it again", file=sys.stderr)
         return None
