@@ -36,6 +36,7 @@ from runners.processes import ALONE, Processes
 from runners.provenance import provenance
 from runners.question_workload import QuestionWorkload
 from runners.run_facts import left_beside, parameters_of
+from runners.run_log import FAILURE
 from runners.sharding import merge_gathered, shard
 from runners.together import meet, part
 from runners.trainer import OnStep, Trained, TrainingClock, train
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
 
-FAILURE = "failure.txt"
 MIB = 2**20
 # the machine's trouble and not the run's: no reason for a failed record
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

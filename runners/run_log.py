@@ -11,6 +11,7 @@ from pathlib import Path
 from results.files import StoreError
 
 LOG = "log.txt"
+FAILURE = "failure.txt"
 STREAMS = (1, 2)
 TAIL_BYTES = 64 * 1024
 

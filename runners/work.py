@@ -14,14 +14,14 @@ from results.record import Failure, Record
 from results.store import RecordStore
 from results.units import duration
 from runners.events import Elsewhere, Judged, Recorded, Report, Started, Stepped, Stopped, Waiting
-from runners.execute import FAILURE, Bench, execute
+from runners.execute import Bench, execute
 from runners.failures import Place, failed_record
 from runners.heartbeat import Heartbeat
 from runners.interrupt import Interrupted
 from runners.kept_backbone import KeptBackbone
 from runners.plan import Run
 from runners.progress import scores_of
-from runners.run_log import LOG, output_to, tail
+from runners.run_log import FAILURE, LOG, output_to, tail
 from runners.worklist import Group, WorkList, group_of
 
 POLL_S = 0.5
