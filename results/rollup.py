@@ -91,19 +91,22 @@ def roll_up(
 
 def run_states(
     spec: TableSpec, planned: Sequence[Planned], records: Mapping[str, Record], *, running: Collection[str] = ()
-) -> dict[str, tuple[State, bool]]:
-    """Return the state of each run of a table by its id, and whether it is under way; errors as of :func:`roll_up`."""
+) -> dict[str, PlacedRun]:
+    """Return each run of a table by its id, at the place where it is worst; errors as of :func:`roll_up`."""
     places = place_runs(spec, planned, records, frozenset(running)).values()
-    states = _states(run for group in places for run in group)
-    return {id: (state, id in running) for id, state in states.items()}
+    return _worst(run for group in places for run in group)
 
 
 def _states(runs: Iterable[PlacedRun]) -> dict[str, State]:
     """Return the state of each run by its id: ok only where it is ok at each of its places."""
-    states: dict[str, State] = {}
+    return {id: run.state for id, run in _worst(runs).items()}
+
+
+def _worst(runs: Iterable[PlacedRun]) -> dict[str, PlacedRun]:
+    worst: dict[str, PlacedRun] = {}
     for run in runs:
-        states[run.id] = max(states.get(run.id, run.state), run.state, key=STATES.index)
-    return states
+        worst[run.id] = max(worst.get(run.id, run), run, key=lambda one: STATES.index(one.state))
+    return worst
 
 
 def _verdicts(spec: TableSpec, rows: Sequence[Row]) -> dict[Verdict, int]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from results import render
-from results.entry import State
+from results.places import PlacedRun
 from results.rollup import Table, roll_up, run_states
 from results.store import RecordStore, Scan
 from results.table import Planned, TableError, TableSpec, find_table
@@ -65,8 +65,8 @@ class PlannedTable:
         """Return the table of the records; ``running`` are the ids of runs under way."""
         return roll_up(self.spec, self.planned, scan.records, running=running)
 
-    def states(self, scan: Scan, *, running: Collection[str] = ()) -> dict[str, tuple[State, bool]]:
-        """Return what became of each run, by id, and whether it is under way."""
+    def states(self, scan: Scan, *, running: Collection[str] = ()) -> dict[str, PlacedRun]:
+        """Return what became of each run, by id, at the place where it is worst."""
         return run_states(self.spec, self.planned, scan.records, running=running)
 
 
