@@ -19,6 +19,8 @@ VERBS = {
     "run": "train and evaluate one configuration",
     "sweep": "run every missing cell of a table",
     "table": "print a table from the records at hand",
+    "differences": "which methods of a table can be told apart",
+    "compare": "two folders of records side by side",
     "status": "how far every table is",
     "plan": "what a table takes before it is run: memory, operations, hours, what is not here",
     "data": "which images are here, and having them prepared",
@@ -79,13 +81,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _with_action(verb: str, module: ModuleType, arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with the word after a verb that has several actions as the override ``action=``."""
+    """Return the arguments with the words after a verb as overrides: ``action=``, or what its ``WORDS`` name."""
+    if (names := getattr(module, "WORDS", ())) and all(_is_word(one) for one in arguments[: len(names)]):
+        return [*map(_quoted, names, arguments), *arguments[len(names) :]]
     actions = getattr(module, "ACTIONS", None)
     if actions is None or any(argument.startswith("action=") for argument in arguments):
         return list(arguments)
     if not arguments or arguments[0] not in actions:
         raise ConfigError(f"say what to do: {' or '.join(f'randlora {verb} {action}' for action in actions)}")
     return [f"action={arguments[0]}", *arguments[1:]]
+
+
+def _is_word(argument: str) -> bool:
+    return "=" not in argument and not argument.startswith(("-", "~"))
+
+
+def _quoted(name: str, word: str) -> str:
+    """Return an override for a word that may hold what Hydra's grammar would read as more, such as a path."""
+    escaped = word.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{name}='{escaped}'"
 
 
 def _check_launch(verb: str, arguments: Sequence[str], processes: Processes) -> None:
