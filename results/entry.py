@@ -11,6 +11,7 @@ from typing import Literal
 from results.best import Mark
 from results.facts import Facts
 from results.paper_numbers import Number
+from results.statistics import Interval, mean_interval
 from results.verdict import Verdict, half_width, judge
 
 State = Literal["ok", "partial", "failed", "skipped", "stale", "missing", "paper"]
@@ -58,6 +59,11 @@ class Entry:
     verdict: Verdict | None = None
     common: Common | None = None
     mark: Mark | None = None
+
+    @property
+    def mean_interval(self) -> Interval | None:
+        """The 95 % interval of the mean over repeats (Student's t), None below two values."""
+        return mean_interval(self.mean, self.std, n=self.n)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ def caption(table: Table, markup: Markup) -> str:
     """Return the sentence that says what the numbers are."""
     spec = table.spec
     repeats = [f"{axis} {', '.join(spec.axes[axis])}" for axis in spec.repeat if len(spec.axes[axis]) > 1]
-    spread = f", mean {markup.plus_minus} sample standard deviation over " if repeats else ""
+    spread = f", mean {markup.plus_minus} {_spread(table, markup)} over " if repeats else ""
     share = f" of {' / '.join(spec.relative.values())}" if spec.relative else ""
     text = f"{markup.escape(spoken(spec.metric_at({})))} in {markup.escape('%' + share)}"
     text += f"{spread}{markup.escape(' and '.join(repeats))}."
@@ -23,6 +23,13 @@ def caption(table: Table, markup: Markup) -> str:
     for axis, labels in spec.restricted.items():
         text += f" Only {markup.escape(axis)} {markup.escape(', '.join(labels))}."
     return text
+
+
+def _spread(table: Table, markup: Markup) -> str:
+    if markup.spread == "std":
+        return "sample standard deviation"
+    n = len(table.spec.points(table.spec.repeat))
+    return f"half the 95 {markup.escape('%')} interval of the mean (Student's t, n = {n})"
 
 
 def footnotes(table: Table, markup: Markup) -> tuple[str, ...]:

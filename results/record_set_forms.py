@@ -95,7 +95,7 @@ def _values(counts: Mapping[str, int]) -> str:
 
 
 def _shown(run: MatchedRun, pair: MetricPair, show: Show) -> bool:
-    return show == "all" or (run.state == "differing" and (pair.a != pair.b or pair.a_alone != 0 or pair.b_alone != 0))
+    return show == "all" or run.state == "other predictions" or pair.a != pair.b
 
 
 def _run_line(run: MatchedRun, pair: MetricPair) -> dict[str, str]:

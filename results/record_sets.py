@@ -13,11 +13,12 @@ from results.record import Key, Record
 from results.sample_tests import swap_p, swings_of
 from results.statistics import Interval, describe, holm, is_zero, sign_flip_p
 
-State = Literal["identical", "equal metrics", "differing", "not ok"]
+State = Literal["identical", "equal metrics", "other predictions", "other metrics", "not ok"]
 STATES: Mapping[State, str] = {
     "identical": "metrics and predictions are bitwise equal",
     "equal metrics": "metrics are bitwise equal; a side has no predictions to compare",
-    "differing": "a metric or a prediction differs",
+    "other predictions": "metrics are bitwise equal, predictions (classes, probabilities, texts) are not",
+    "other metrics": "a metric differs",
     "not ok": "failed or skipped on a side",
 }
 
@@ -146,10 +147,10 @@ def _matched(
     if a.status != "ok" or b.status != "ok":
         return MatchedRun(a=a, b=b, by=by, state="not ok", metrics=())
     names = [name for name in a.metrics if name in b.metrics and any(fnmatch.fnmatchcase(name, p) for p in patterns)]
-    state: State = "differing"
+    state: State = "other metrics"
     if dict(a.metrics) == dict(b.metrics):
         same = _same_predictions(a, b, outcomes)
-        state = "equal metrics" if same is None else "identical" if same else "differing"
+        state = "equal metrics" if same is None else "identical" if same else "other predictions"
     return MatchedRun(a=a, b=b, by=by, state=state, metrics=tuple(_pair(name, a, b, outcomes) for name in names))
 
 

@@ -7,46 +7,52 @@ import csv as csv_module
 import io
 import json as json_module
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from results.files import write_atomically, write_text
 from results.legend import caption, footnotes, legend
 from results.plot import draw
 from results.rollup import Table
-from results.sheet import Grid, Markup, lay_out
+from results.sheet import Grid, Markup, Spread, lay_out
 from results.table import TableError
 from results.tidy import as_document, as_lines
 
 
-def markdown(table: Table) -> str:
+def markdown(table: Table, *, spread: Spread = "std") -> str:
     """Return the table as GitHub Markdown that is as readable in a terminal."""
-    parts = [f"### {_MARKDOWN.escape(table.spec.title)}"]
-    parts += [_MARKDOWN.escape(table.spec.note)] if table.spec.note else []
-    parts.append(caption(table, _MARKDOWN))
-    for grid in lay_out(table, _MARKDOWN):
+    markup = replace(_MARKDOWN, spread=spread)
+    parts = [f"### {markup.escape(table.spec.title)}"]
+    parts += [markup.escape(table.spec.note)] if table.spec.note else []
+    parts.append(caption(table, markup))
+    for grid in lay_out(table, markup):
         parts += [f"#### {grid.title}"] if grid.title else []
         parts.append(_markdown_grid(grid))
-    parts += ["  \n".join(footnotes(table, _MARKDOWN)), "  \n".join(legend(table, _MARKDOWN))]
+    parts += ["  \n".join(footnotes(table, markup)), "  \n".join(legend(table, markup))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def latex(table: Table) -> str:
+def latex(table: Table, *, spread: Spread = "std") -> str:
     """Return the table as LaTeX `table` floats, one per grid, that need the package booktabs only."""
-    grids = lay_out(table, _LATEX)
+    markup = replace(_LATEX, spread=spread)
+    grids = lay_out(table, markup)
     title = " ".join(filter(None, (_sentence(table.spec.title), table.spec.note)))
-    under = (*footnotes(table, _LATEX), " ".join(legend(table, _LATEX)))
+    under = (*footnotes(table, markup), " ".join(legend(table, markup)))
     floats = []
     for index, grid in enumerate(grids):
         first, last = index == 0, index == len(grids) - 1
-        text = f"{_LATEX.escape(title)} {caption(table, _LATEX)}" if first else _LATEX.escape(table.spec.title)
+        text = f"{_LATEX.escape(title)} {caption(table, markup)}" if first else _LATEX.escape(table.spec.title)
         text += f" {grid.title}." if grid.title else ""
         label = table.spec.name if first else f"{table.spec.name}-{index}"
         floats.append(_latex_float(grid, caption=text, label=label, under=under if last else ()))
     return "% needs \\usepackage{booktabs}\n" + "\n".join(floats)
 
 
-def csv(table: Table) -> str:
-    """Return one line per entry and average, with numbers in full precision; what does not exist is empty."""
+def csv(table: Table, *, spread: Spread = "std") -> str:
+    """Return one line per entry and average, with numbers in full precision; what does not exist is empty.
+
+    Every spread is in it.
+    """
     lines = as_lines(table)
     stream = io.StringIO()
     writer = csv_module.DictWriter(stream, fieldnames=list(lines[0]), lineterminator="\n")
@@ -55,18 +61,22 @@ def csv(table: Table) -> str:
     return stream.getvalue()
 
 
-def json(table: Table) -> str:
-    """Return `{name, title, metric, coverage, rows, ...}` in full precision; what does not exist is null."""
+def json(table: Table, *, spread: Spread = "std") -> str:
+    """Return `{name, title, metric, coverage, rows, ...}` in full precision; what does not exist is null.
+
+    Every spread is in it.
+    """
     return json_module.dumps(as_document(table), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_all(table: Table, folder: Path, name: str) -> tuple[Path, ...]:
+def write_all(table: Table, folder: Path, name: str, *, spread: Spread = "std") -> tuple[Path, ...]:
     """Write `name.md`, `.tex`, `.csv`, `.json` and the plot `.png` into `folder`, each whole or not at all.
 
     Returns what was written. While no row is complete enough for the plot, there is none, and one left from an earlier
     state of the table is removed. Raises StoreError where the disk refuses.
     """
-    texts = {"md": markdown(table), "tex": latex(table), "csv": csv(table), "json": json(table)}
+    forms = {"md": markdown, "tex": latex, "csv": csv, "json": json}
+    texts = {suffix: form(table, spread=spread) for suffix, form in forms.items()}
     written = [write_text(folder / f"{name}.{suffix}", text) for suffix, text in texts.items()]
     picture = folder / f"{name}.png"
     try:

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from results.entry import Entry, Row, State
 from results.facts import Facts, common_facts
@@ -21,9 +22,16 @@ SIDE_BY_SIDE = 6
 """Columns of a block that a terminal has room for."""
 
 
+Spread = Literal["std", "interval"]
+SPREADS: tuple[Spread, ...] = ("std", "interval")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Markup:
-    """How a format writes text, emphasis, footnote numbers, the marks of holes and those of verdicts."""
+    """How a format writes text, emphasis, footnote numbers, the marks of holes and those of verdicts.
+
+    `spread` is what stands behind a mean: the sample standard deviation, or the 95 % interval of the mean.
+    """
 
     escape: Callable[[str], str]
     bold: Callable[[str], str]
@@ -32,6 +40,7 @@ class Markup:
     minus: str
     holes: Mapping[State, str]
     verdicts: Mapping[Verdict, str]
+    spread: Spread = "std"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +161,10 @@ def _entry(table: Table, entry: Entry, markup: Markup, *, more: Sequence[int] = 
             text += f" ({entry.coverage[0]} of {entry.coverage[1]})"
     else:
         text = percent(entry.mean, digits)
-        if entry.std is not None:
+        interval = entry.mean_interval if markup.spread == "interval" else None
+        if interval is not None:
+            text += f" {markup.plus_minus} {percent((interval.high - interval.low) / 2, digits)}"
+        elif entry.std is not None:
             text += f" {markup.plus_minus} {percent(entry.std, digits)}"
         if entry.mark is not None:
             text = markup.bold(text)

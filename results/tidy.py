@@ -1,4 +1,7 @@
-"""Tables for programs: long lines for CSV and a document for JSON. Metrics are fractions, nothing is rounded."""
+"""Tables for programs: long lines for CSV and a document for JSON. Metrics are fractions, nothing is rounded.
+
+`mean_low` and `mean_high` are the 95 % interval of the mean over repeats; `interval` belongs to the paper's number.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def as_lines(table: Table) -> list[dict[str, Any]]:
             "kind": "entry" if entry.coverage is None else "average",
             **dict(zip(table.spec.rows, row.labels, strict=True)),
             **{axis: labels.get(axis) for axis in table.spec.columns},
-            **{name: getattr(entry, name) for name in _MEASURES},
+            **_measures(entry),
             "complete": entry.coverage and entry.coverage[0],
             "of": entry.coverage and entry.coverage[1],
             **_common(entry),
@@ -87,12 +90,22 @@ def _row(table: Table, row: Row) -> dict[str, Any]:
 
 def _entry(entry: Entry) -> dict[str, Any]:
     return {
-        **{name: getattr(entry, name) for name in _MEASURES},
+        **_measures(entry),
         "common": _common(entry) if entry.common is not None else None,
         "values": dict(entry.values),
         "reasons": list(entry.reasons),
         "footnotes": list(entry.footnotes),
     }
+
+
+def _measures(entry: Entry) -> dict[str, Any]:
+    measures = {}
+    for name in _MEASURES:
+        measures[name] = getattr(entry, name)
+        if name == "n":
+            interval = entry.mean_interval
+            measures |= {"mean_low": interval and interval.low, "mean_high": interval and interval.high}
+    return measures
 
 
 def _common(entry: Entry) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Examples:
   randlora table table=clip_vit_b32 columns=average                      averages alone: one line per method
   randlora table table=clip_vit_b32 "where={data: [1 shot, 100%]}"       the cells of two data budgets
   randlora table table=clip_vit_b32 "where={method: [LoRA-32, RandLoRA-6], dataset: [Cars, DTD]}"
+  randlora table table=demo spread=interval                              95 % intervals in place of standard deviations
   randlora table table=demo format=latex
   randlora table table=demo format=json | jq .coverage
   randlora table table=demo records=results/published/demo/records       the published records instead of this machine's
@@ -21,6 +22,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from results import render
+from results.sheet import SPREADS
 from runners import tables
 from runners.compose import ConfigError
 from runners.formats import check_format, problems_text
@@ -34,6 +36,8 @@ def main(config: DictConfig) -> int:
     check_format(config.format, tuple(tables.FORMATS))
     if config.columns not in COLUMNS:
         raise ConfigError(f"columns={config.columns}: valid: {', '.join(COLUMNS)}")
+    if config.spread not in SPREADS:
+        raise ConfigError(f"spread={config.spread}: valid: {', '.join(SPREADS)}")
     where = tables.chosen_labels(config.where)
     planned = tables.plan_table(config.table, where=where)
     if config.columns == "average" and not planned.spec.average:
@@ -43,8 +47,10 @@ def main(config: DictConfig) -> int:
         print(line, file=sys.stderr)
     table = planned.roll_up(scan)
     folder = tables.TABLES if config.to is None else Path(config.to).expanduser()
-    written = render.write_all(table, folder, f"{planned.spec.name}_part" if where else planned.spec.name)
-    print(tables.FORMATS[config.format](table.averages_only() if config.columns == "average" else table), end="")
+    name = f"{planned.spec.name}_part" if where else planned.spec.name
+    written = render.write_all(table, folder, name, spread=config.spread)
+    shown = table.averages_only() if config.columns == "average" else table
+    print(tables.FORMATS[config.format](shown, spread=config.spread), end="")
     forms = ",".join(path.suffix.removeprefix(".") for path in written)
     if "png" not in forms:
         print("\nno picture yet: there is nothing complete to draw", file=sys.stderr)
