@@ -19,9 +19,6 @@ class Change:
     old: str | None
     new: str | None
 
-    def __str__(self) -> str:
-        return f"{self.field}: {_short(self.old)} -> {_short(self.new)}"
-
 
 def changes(old: Any, new: Any) -> tuple[Change, ...]:
     """Return what differs between two configs in plain data, in the order of the new one.
@@ -30,6 +27,12 @@ def changes(old: Any, new: Any) -> tuple[Change, ...]:
     for run ids.
     """
     return tuple(_changes(old, new, ""))
+
+
+def shortened(value: Any) -> str:
+    """Return a value as JSON of a length that fits a line."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def _changes(old: Any, new: Any, where: str) -> Iterator[Change]:
@@ -53,9 +56,3 @@ def _text(group: Mapping[str, Any], name: str) -> str | None:
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def _short(text: str | None) -> str:
-    if text is None:
-        return ABSENT
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

@@ -40,6 +40,18 @@ def problems_text(problems: Sequence[Problem], *, then: str = "") -> list[str]:
     ]
 
 
+def newer_text(newer: Mapping[str, str]) -> list[str]:
+    """Return one warning per distinct reason of records of a newer version of the suite, which stay as they are."""
+    ids: dict[str, list[str]] = {}
+    for id, reason in newer.items():
+        ids.setdefault(reason[reason.find("schema_version") :], []).append(id)
+    return [
+        f"warning: the record of {found[0]}{f' and {len(found) - 1} more' if len(found) > 1 else ''} is of a newer "
+        f"version and left alone, its cell is not run here: {reason}"
+        for reason, found in ids.items()
+    ]
+
+
 def rows_text(rows: Sequence[Mapping[str, Any]], form: str) -> str:
     """Return rows of equal keys as an aligned table, JSON or CSV.
 

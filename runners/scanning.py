@@ -33,13 +33,13 @@ class _Shown:
 
     def on_read(self, done: int, total: int) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, completed=done)
+            self._bar.update(self._bar.task_ids[0], completed=done)
         elif time.monotonic() - self._began > SHOWN_AFTER_S:
             from rich.console import Console
             from rich.progress import Progress
 
             self._bar = Progress(console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task(self._title, completed=done, total=total)
+            self._bar.add_task(self._title, completed=done, total=total)
             self._bar.start()
 
     def end(self) -> None:
