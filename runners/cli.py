@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
 
@@ -22,6 +22,7 @@ VERBS = {
     "differences": "which methods of a table can be told apart",
     "compare": "two folders of records side by side",
     "status": "how far every table is",
+    "forget": "remove the records of runs, after asking",
     "plan": "what a table takes before it is run: memory, operations, hours, what is not here",
     "data": "which images are here, and having them prepared",
     "budget": "the size of every method at an equal number of parameters",
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     processes = Processes.launched()
     try:
-        rest = _with_action(verb, module, rest)
+        rest = _with_action(verb, module, _without_flags(verb, module, rest))
         _check_launch(verb, rest, processes)
         if any(argument.partition("=")[0] in HYDRA_FLAGS for argument in rest):
             return through_hydra(module, rest, job=_job, folder=ROOT / "results" / "multirun")
@@ -78,6 +79,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Interrupted, KeyboardInterrupt) as interruption:
         print(str(interruption) or "interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _without_flags(verb: str, module: ModuleType, arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with the flags of a verb, its ``FLAGS``, as the overrides that they stand for."""
+    flags: Mapping[str, str] = getattr(module, "FLAGS", {})
+    for argument in arguments:
+        known = argument in flags or argument.partition("=")[0] in HYDRA_FLAGS
+        if argument.startswith("--") and not known:
+            valid = ", ".join([*flags, "--help"])
+            raise ConfigError(f"randlora {verb} has no {argument}; valid: {valid}, and field=value")
+    return [flags.get(argument, argument) for argument in arguments]
 
 
 def _with_action(verb: str, module: ModuleType, arguments: Sequence[str]) -> list[str]:
@@ -168,6 +180,8 @@ def _help(module: ModuleType) -> str:
     fields = [f"{name}={_value(config, name)}" for name in map(str, config) if _is_field(config, name)]
     if fields:
         lines.append(f"Fields: {', '.join(fields)}")
+    if flags := getattr(module, "FLAGS", {}):
+        lines.append(f"Flags: {', '.join(f'{flag} (for {override})' for flag, override in flags.items())}")
     lines.append("Hydra's flags work: -m (multirun), --cfg job (print the configuration), --info.")
     return "\n".join(lines)
 

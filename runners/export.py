@@ -31,8 +31,8 @@ def main(config: DictConfig) -> int:
     from randlora.peft_format import PeftFormatError, export_to_peft
     from randlora.storage import StorageError, load_adapter
 
-    record, folder = _run(_as_typed(config, "run"), config.records)
-    target = Path(_as_typed(config, "to")).expanduser()
+    record, folder = _run(as_typed(config, "run"), config.records)
+    target = Path(as_typed(config, "to")).expanduser()
     _check_target(target)
     try:
         adaptation, head = load_adapter(folder / ADAPTER, _model(record))
@@ -99,7 +99,7 @@ def _check_target(target: Path) -> None:
         raise ConfigError(f"to={target}: it holds an adapter already ({WRITTEN}); give another folder, or remove it")
 
 
-def _as_typed(config: DictConfig, name: str) -> str:
+def as_typed(config: DictConfig, name: str) -> str:
     """Return a value as it was typed: an id such as 1234567890123456 or 12e4567890123456 is no number."""
     for override in reversed(list(config.hydra.overrides.task)):
         key, _, value = str(override).partition("=")
