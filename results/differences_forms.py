@@ -23,7 +23,7 @@ _ABOUT: dict[Question, str] = {
 _TESTS: dict[Question, str] = {
     "datasets": "exact sign-flip test of the datasets' differences",
     "seeds": "Student's test of the differences by seed, pooled over datasets",
-    "samples": "exact McNemar test; with several seeds a sample's outcomes are exchanged together",
+    "samples": "McNemar's test; the outcomes of a sample in all seeds are exchanged together",
 }
 
 

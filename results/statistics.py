@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from results.verdict import LEVEL, student_quantile
 
 SIGNIFICANCE = 1 - LEVEL
-EXACT_FLIPS = 40
-"""The most differences whose flips of sign are all counted; a test of 40 sorts 2^20 sums."""
+EXACT_FLIPS = 30
+"""The most differences whose flips of sign are all counted, which takes 2^15 sums for each half."""
 DRAWN_FLIPS = 99_999
 HAIR = 1e-12  # relative; sums of decimal numbers are not exact
 
