@@ -97,7 +97,7 @@ def _state(run: PlacedRun, store: RecordStore, scan: Scan, corrupt: set[str]) ->
         return "corrupt"
     if run.record is None:
         return "unfinished" if store.folder(run.id).is_dir() else None
-    return "failed" if run.state == "missing" else run.state  # it has no reference to be relative to
+    return run.record.status  # and not what the table makes of it, which may lack a metric or a reference
 
 
 def _corrupt(scan: Scan) -> set[str]:

@@ -9,7 +9,7 @@ Examples:
   randlora forget table=demo state=failed
   randlora forget table=demo state=stale yes=true
   randlora forget table=clip_vit_b32 "where={method: [LoRA-32], dataset: [DTD]}"
-  randlora forget "key={method: lora rank=4, dataset: mini_mnist}"       every record with these parts in its name
+  randlora forget 'key={method: "lora rank=4", dataset: dtd}'      every record with these parts in its name
   randlora forget id=0123456789abcdef records=results/runs
 """
 
@@ -72,7 +72,7 @@ def _check(config: DictConfig) -> None:
         raise ConfigError("where= takes labels of a table; give table=… as well")
     valid = STATES if config.table else ("ok", "failed", "skipped") if config.key is not None else ()
     if config.state is not None and config.state not in valid:
-        raise ConfigError(f"state={config.state} with {given[0]}=: valid: {', '.join(valid) or 'no state'}")
+        raise ConfigError(f"state={config.state}: valid with {given[0]}=: {', '.join(valid) or 'no state'}")
 
 
 def _listed(found: Sequence[Doomed], records: str) -> str:

@@ -63,7 +63,8 @@ def main(config: DictConfig) -> int:
     else:
         print(rows_text(rows, config.format))
     if not asked and config.format == "text":
-        print("\n".join(_hints(tables, rows)))
+        for line in _hints(tables, rows):
+            print(line)
     for line in (*problems_text(scan.problems, then=_THEN), *newer_text(scan.newer)):
         print(line, file=sys.stderr)
     return 0
