@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from results.store import Problem
 
 FORMATS = ("text", "json", "csv")
+UNTIL_RUN = " (its cell counts as missing; running that keeps this file beside the new one)"
 
 
 def failures_text(reasons: Mapping[str, str]) -> list[str]:

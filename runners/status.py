@@ -26,7 +26,7 @@ from results.claims import Claims, Holder
 from results.store import RecordStore, Scan
 from runners import status_text
 from runners.compose import ConfigError
-from runners.formats import FORMATS, check_format, newer_text, problems_text, rows_text
+from runners.formats import FORMATS, UNTIL_RUN, check_format, newer_text, problems_text, rows_text
 from runners.identities import Identities
 from runners.plan import Planner
 from runners.scanning import scan_records
@@ -65,12 +65,9 @@ def main(config: DictConfig) -> int:
     if not asked and config.format == "text":
         for line in _hints(tables, rows):
             print(line)
-    for line in (*problems_text(scan.problems, then=_THEN), *newer_text(scan.newer)):
+    for line in (*problems_text(scan.problems, then=UNTIL_RUN), *newer_text(scan.newer)):
         print(line, file=sys.stderr)
     return 0
-
-
-_THEN = " (its cell counts as missing; running it keeps this file beside the new one)"
 
 
 def _tables(chosen: Sequence[str], store: RecordStore, scan: Scan, alive: set[str]) -> list[TableRuns]:

@@ -25,7 +25,9 @@ from results import render
 from results.sheet import SPREADS
 from runners import tables
 from runners.compose import ConfigError
-from runners.formats import check_format, problems_text
+from runners.formats import UNTIL_RUN, check_format, newer_text, problems_text
+from runners.identities import Identities
+from runners.scanning import scan_records
 
 CONFIG = "table"
 COLUMNS = ("all", "average")
@@ -39,11 +41,14 @@ def main(config: DictConfig) -> int:
     if config.spread not in SPREADS:
         raise ConfigError(f"spread={config.spread}: valid: {', '.join(SPREADS)}")
     where = tables.chosen_labels(config.where)
-    planned = tables.plan_table(config.table, where=where)
+    store = tables.store_of(config.records)
+    identities = Identities(store.root)
+    planned = tables.plan_table(config.table, where=where, identities=identities)
+    identities.save()
     if config.columns == "average" and not planned.spec.average:
         raise ConfigError(f"columns=average: table {config.table} has no average")
-    scan = tables.store_of(config.records).scan()
-    for line in problems_text(scan.problems):
+    scan = scan_records(store)
+    for line in (*problems_text(scan.problems, then=UNTIL_RUN), *newer_text(scan.newer)):
         print(line, file=sys.stderr)
     table = planned.roll_up(scan)
     folder = tables.TABLES if config.to is None else Path(config.to).expanduser()
