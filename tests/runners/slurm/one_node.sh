@@ -34,7 +34,9 @@ fi
 
 folder=$(mktemp -d)
 node=$(hostname -s)
-cpus=${ONE_NODE_CPUS:-$(nproc)}
+# two at least, so that two tasks run side by side; nproc heeds OMP_NUM_THREADS, which is not meant here
+cpus=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
+[ "$cpus" -ge 2 ] || cpus=2
 memory=$(awk '/MemTotal/ { print int($2 / 1024 * 0.9) }' /proc/meminfo)
 ended=
 stop() {
@@ -69,7 +71,9 @@ SlurmUser=root
 SlurmctldPort=16817
 SlurmdPort=16818
 AuthType=auth/munge
-AuthInfo=socket=$folder/munge/socket
+# a job that goes back into the queue waits for its old credential to expire: for 120 s, if nothing is said
+AuthInfo=socket=$folder/munge/socket,cred_expire=5
+SlurmdParameters=config_overrides
 CryptoType=crypto/munge
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool
