@@ -58,10 +58,17 @@ def main(config: DictConfig) -> int:
         if not sys.stdin.isatty():
             print("nothing is removed: this is no terminal to ask on; yes=true removes them", file=sys.stderr)
             return REFUSED
-        if input("type the number of runs to remove them: ").strip() != str(len(found)):
+        if _answer() != str(len(found)):
             print("nothing is removed", file=sys.stderr)
             return 1
     return _remove(found, Claims(store.root, worker="randlora forget")) or int(bool(kept))
+
+
+def _answer() -> str:
+    try:
+        return input("type the number of runs to remove them: ").strip()
+    except EOFError:
+        return ""
 
 
 def _check(config: DictConfig) -> None:
