@@ -87,7 +87,7 @@ def _without_flags(verb: str, module: ModuleType, arguments: Sequence[str]) -> l
     for argument in arguments:
         known = argument in flags or argument.partition("=")[0] in HYDRA_FLAGS
         if argument.startswith("--") and not known:
-            valid = ", ".join([*flags, "--help"])
+            valid = ", ".join([*flags, "--help", "--multirun"])
             raise ConfigError(f"randlora {verb} has no {argument}; valid: {valid}, and field=value")
     return [flags.get(argument, argument) for argument in arguments]
 

@@ -59,7 +59,7 @@ MISTAKES = {
     "targets of no kind": ("run backbone.targets=3", "targets = 3; valid: a list of patterns"),
     "group left out": ("run ~dataset", "dataset: cannot be left out"),
     "malformed": ("run method", "cannot read the override 'method'"),
-    "flag": ("run --mulitrun", "cannot read the override '--mulitrun'"),
+    "flag": ("run --mulitrun", "randlora run has no --mulitrun; valid: --help, --multirun, and field=value"),
     "multirun choice": ("run -m method=lora,lorra", "method=lorra: there is no such method"),
     "multirun of nothing": ("run -m method=glob(x*)", "method=glob(x*) matches nothing"),
     "no table": ("sweep", "give table=…; tables: small"),

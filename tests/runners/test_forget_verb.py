@@ -111,7 +111,7 @@ def test_the_number_of_runs_removes_them(
         (["key={method: lora rank, seed: 1}"], []),
         (['key={method: "lora rank=1"}'], [("LoRA", "1"), ("LoRA", "2")]),
         (['key={method: "lora rank=1", seed: 2}'], [("LoRA", "2")]),
-        (["key={backbone: micro_clip}", "state=failed"], [("LoRA", "2")]),
+        (["key={budget: unlimited}", "state=failed"], [("LoRA", "2")]),
     ],
 )
 def test_runs_are_chosen(

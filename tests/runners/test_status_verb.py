@@ -164,7 +164,7 @@ def test_what_cannot_be_read_is_reported(status: Command, store: RecordStore) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--faild"], "valid: --failed, --stale, --running, --help"),
+        (["--faild"], "valid: --failed, --stale, --running, --help, --multirun"),
         (["--failed=true"], "has no --failed=true"),
         (["--failed", "format=csv"], "format=csv is for the counts"),
     ],
