@@ -227,6 +227,7 @@ def _train(
             log_step(done, values)
         bench.on_step(done, total, values)
 
+    place.begun()
     return train(
         work.objective,
         backbone=adaptation.trainable(),

@@ -34,6 +34,10 @@ class Place:
     steps: int | None = None
     over: bool = False
 
+    def begun(self) -> None:
+        """Note that the first step is under way, or the first after an interruption."""
+        self.step = 1
+
     def trained(self) -> None:
         """Note that the training is over."""
         self.step, self.steps, self.over = None, None, True
@@ -45,7 +49,9 @@ class Place:
     def __str__(self) -> str:
         if self.over:
             return "in the evaluation"
-        return "before the first step" if self.step is None else f"at step {self.step} of {self.steps}"
+        if self.step is None:
+            return "before the first step"
+        return f"at step {self.step} of {self.steps}" if self.steps is not None else "in the first step"
 
 
 def failure_of(error: Exception, place: Place) -> tuple[Failure, str]:

@@ -9,7 +9,9 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,9 +28,9 @@ if TYPE_CHECKING:
     from runners.worklist import WorkList
 
 WORKERS = ".workers"  # folder of what workers print outside their runs
+PRELOAD = (run_worker.__module__,)  # what a worker has loaded when it starts
 BARREN = 3  # workers in a row that end before they begin a run
 LOOK_EVERY_S = 0.5
-GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 class WorkerError(RuntimeError):
@@ -80,7 +82,7 @@ class Pool:
         self.show = show
         self.stop = stop
         self.name = name
-        self._context = multiprocessing.get_context("spawn")
+        self._context = _context()
         self._slots: dict[int, _Slot] = {}
         self._barren = 0
         self._broken: str | None = None
@@ -114,11 +116,12 @@ class Pool:
             "number": number,
             "count": self.count,
             "threads": self.threads,
+            "gpu": self.gpus[number] if self.gpus else None,
             "connection": theirs,
             "log": log,
         }
         process = self._context.Process(target=run_worker, args=(self.todo,), kwargs=arguments, daemon=False)
-        with _signals_held_back(), _environment(GPUS, self.gpus[number] if self.gpus else None):
+        with _signals_held_back():
             process.start()
         theirs.close()
         self._slots[number] = _Slot(number=number, name=name, process=process, connection=ours, log=log)
@@ -185,6 +188,15 @@ class Pool:
             (self.todo.results / WORKERS).rmdir()
 
 
+def _context() -> ForkServerContext | SpawnContext:
+    """Return how processes are started: where it can be, as copies of one that has loaded what all need, no more."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOAD))
+    return context
+
+
 def _how(code: int | None) -> str:
     if code is not None and code < 0:
         return f"killed by {signal.Signals(-code).name}"
@@ -197,23 +209,10 @@ def _signals_held_back() -> Iterator[None]:
 
     Not even while they load what they need; and processes that they start are spared, too (see :func:`run_worker`).
     """
+    # starting it lets signals through again, to the processes that are to be spared
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _environment(name: str, value: str | None) -> Iterator[None]:
-    """Set a variable for processes that are started in the block."""
-    before = os.environ.get(name)
-    if value is not None:
-        os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.environ[name] = before
-        elif value is not None:
-            del os.environ[name]

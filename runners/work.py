@@ -16,7 +16,7 @@ from results.units import duration
 from runners.events import Elsewhere, Judged, Recorded, Report, Started, Stepped, Stopped, Waiting
 from runners.execute import Bench, execute
 from runners.failures import Place, failed_record
-from runners.heartbeat import Heartbeat
+from runners.heartbeat import GRACE_S, Heartbeat
 from runners.interrupt import Interrupted
 from runners.kept_backbone import KeptBackbone
 from runners.plan import Run
@@ -41,7 +41,12 @@ class Worker:
             does not stop takes the process with it.
         stop: asked between steps and between runs.
         report: is told what happens.
+
+    Attributes:
+        grace_s: seconds that a run whose time is over has to come to the end of a step.
     """
+
+    grace_s = GRACE_S
 
     def __init__(
         self,
@@ -149,7 +154,7 @@ class Worker:
         """Return the record of a run, None where it stopped before its end."""
         limit = self.todo.rules.timeout_s
         on_hung = (lambda: self._give_up(run, claim)) if self.own_process else None
-        with Heartbeat(claim, timeout_s=limit, on_hung=on_hung) as self._beat:
+        with Heartbeat(claim, timeout_s=limit, on_hung=on_hung, grace_s=self.grace_s) as self._beat:
             try:
                 return execute(run, self.bench)
             except Interrupted as stopped:

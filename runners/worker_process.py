@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import faulthandler
+import os
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ from runners.run_log import output_to
 from runners.work import Worker
 from runners.worklist import WorkList
 
+GPUS = "CUDA_VISIBLE_DEVICES"
 TELL_EVERY_S = 0.2
 BROKEN = 74  # exit code of a worker that told why it cannot go on
 # blocked from the start: SIGINT and the users' signals are for the parent, SIGTERM is for the worker itself alone
@@ -46,7 +48,15 @@ class Link:
 
 
 def run_worker(
-    todo: WorkList, *, name: str, number: int, count: int, threads: int | None, connection: Connection, log: Path
+    todo: WorkList,
+    *,
+    name: str,
+    number: int,
+    count: int,
+    threads: int | None,
+    gpu: str | None,
+    connection: Connection,
+    log: Path,
 ) -> None:
     """Be worker ``number`` of ``count`` until nothing is left; SIGTERM, or the end of the parent, stops it in order.
 
@@ -59,6 +69,7 @@ def run_worker(
         number: from 0.
         count: of all workers of the pool.
         threads: CPU threads where a run does not state them itself; None leaves torch's choice.
+        gpu: the one that the worker sees, as CUDA_VISIBLE_DEVICES names it; None where there is none.
         connection: to the parent.
         log: where what belongs to no run is printed.
     """
@@ -66,6 +77,8 @@ def run_worker(
     stop = StopRequest()
     _wait_for(signal.SIGTERM, stop)
     _watch_parent(stop)
+    if gpu is not None:
+        os.environ[GPUS] = gpu  # nothing has looked for GPUs so far
     report = Link(connection)
     with output_to(log):
         faulthandler.enable()
