@@ -142,11 +142,13 @@ def _table(lines: Sequence[Mapping[str, str]], form: str, *, left: int) -> str:
 
 def _legend(found: RecordSets) -> list[str]:
     lines = []
+    if found.summaries:
+        lines.append("Numbers are in points of 100. p over runs: exact sign-flip test of the runs' differences.")
     if found.family:
         told = sum((pair.p_corrected or 1.0) < SIGNIFICANCE for run in found.matched for pair in run.metrics if pair.p)
         lines.append(
-            "Numbers are in points of 100. A alone, B alone: test samples that one side alone gets right; p: McNemar's "
-            f"exact test. Corrected: Holm over {found.family} tests; {told} below {SIGNIFICANCE:.2g}."
+            "A alone, B alone: test samples that one side alone gets right; p: McNemar's exact test. "
+            f"Corrected: Holm over {found.family} tests; {told} below {SIGNIFICANCE:.2g}."
         )
     reasons = Counter(pair.no_samples for run in found.matched for pair in run.metrics if pair.no_samples is not None)
     lines += [f"No test over samples for {count}: {reason}." for reason, count in reasons.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any, Literal
 
 from results.outcomes import NoOutcomesError, OutcomeReader
@@ -101,13 +101,14 @@ def compare_records(
     outcomes: tuple[OutcomeReader, OutcomeReader],
     patterns: Sequence[str] = ("*",),
 ) -> RecordSets:
-    """Compare records by id; those of A first in the order of A.
+    """Compare records, matched by id, in the order of their keys.
 
     Runs whose id only one side has are matched by key where either side has that key once. `patterns` choose metrics.
     Holm's correction is for all tests over samples.
     """
     pairs: list[tuple[Record, Record, Literal["id", "key"]]] = [(a[id], b[id], "id") for id in a if id in b]
     pairs += [(one, other, "key") for one, other in _by_key(a, b)]
+    pairs.sort(key=lambda pair: astuple(pair[0].key))
     matched = [_matched(one, other, by, outcomes, patterns) for one, other, by in pairs]
     corrected = iter(holm([pair.p for run in matched for pair in run.metrics]))
     matched = [

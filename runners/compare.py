@@ -24,7 +24,8 @@ from results.record import Record
 from results.record_sets import RecordSets, compare_records
 from results.store import RecordStore
 from runners.compose import ConfigError, plain
-from runners.formats import check_format, problems_text
+from runners.formats import check_format, newer_text, problems_text
+from runners.scanning import scan_records
 from runners.tables import store_of
 
 CONFIG = "compare"
@@ -61,8 +62,8 @@ def main(config: DictConfig) -> int:
 def _records(name: str, store: RecordStore) -> Mapping[str, Record]:
     if not store.root.is_dir():
         raise ConfigError(f"{name}: there is no such folder; give one of records, such as results/runs")
-    scan = store.scan()
-    for line in problems_text(scan.problems):
+    scan = scan_records(store)
+    for line in (*problems_text(scan.problems), *newer_text(scan.newer)):
         print(line, file=sys.stderr)
     if not scan.records:
         raise ConfigError(f"{name} holds no record; give a folder with one folder per run, such as results/runs")

@@ -30,7 +30,8 @@ from results.outcomes import OutcomeReader
 from results.table import TableError
 from runners import tables
 from runners.compose import ConfigError
-from runners.formats import check_format, problems_text
+from runners.formats import check_format, newer_text, problems_text
+from runners.scanning import scan_records
 
 CONFIG = "differences"
 FORMATS = {
@@ -49,8 +50,8 @@ def main(config: DictConfig) -> int:
     where = tables.chosen_labels(config.where)
     planned = tables.plan_table(config.table, where=where)
     store = tables.store_of(config.records)
-    scan = store.scan()
-    for line in problems_text(scan.problems):
+    scan = scan_records(store)
+    for line in (*problems_text(scan.problems), *newer_text(scan.newer)):
         print(line, file=sys.stderr)
     found = compare_rows(
         planned.spec,

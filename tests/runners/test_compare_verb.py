@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas
 import pytest
-from lab import Outcome, write_table
+from lab import ROOT, Outcome, write_table
 
+from results.outcomes import NoOutcomesError, outcomes_of
 from results.store import RecordStore
+from runners.judged_table import metrics_of
 
 Command = Callable[..., Outcome]
 
@@ -106,6 +111,69 @@ def test_wrong_questions_about_differences(command: Command, small: list[str], a
     outcome = command(*small, argument)
     assert (outcome.code, outcome.out) == (2, "")
     assert said in outcome.err
+
+
+def test_outcomes_of_judged_questions_are_what_their_metrics_are_means_of() -> None:
+    answers = ["true", "false", "true", "false", "true"]
+    frame = pandas.DataFrame(
+        {
+            "task": ["boolq"] * 3 + ["copa"] * 2,
+            "index": [0, 1, 2, 0, 1],
+            "answer": answers,
+            "options": [["true", "false"]] * 5,
+            "extracted": ["true", "", "false", "false", "true"],
+            "log_probability": [[-1.0, -2.0]] * 5,
+            "tokens": [[1, 2]] * 5,
+            "likelihood": ["true"] * 5,
+            "likelihood_normalised": ["false"] * 5,
+        }
+    )
+    metrics, tested = metrics_of(frame), []
+    for metric, value in metrics.items():
+        try:
+            found = outcomes_of(frame, metric)
+        except NoOutcomesError:
+            continue
+        assert found.right.mean() == pytest.approx(value)
+        tested.append(metric)
+    assert tested == [
+        f"{task}/{name}" for task in ("boolq", "copa") for name in ("accuracy", "likelihood", "likelihood_normalised")
+    ]
+
+
+PUBLISHED = sorted((ROOT / "results" / "published").glob("*/*_differences.md"))
+
+
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)
+def test_published_differences_are_those_of_the_published_records(command: Command, file: Path, tmp_path: Path) -> None:
+    outcome = command(
+        "differences", f"table={file.parent.name}", f"records={file.parent / 'records'}", f"to={tmp_path}"
+    )
+    assert outcome.code == 0, outcome.err
+    for suffix in ("md", "csv", "json"):
+        assert (tmp_path / f"{file.stem}.{suffix}").read_bytes() == file.with_suffix(f".{suffix}").read_bytes()
+
+
+def test_the_page_shows_the_published_differences_of_the_demo(command: Command, tmp_path: Path) -> None:
+    assert "demo_differences" in {file.stem for file in PUBLISHED}
+    records = ROOT / "results" / "published" / "demo" / "records"
+    shown = command("differences", "table=demo", f"records={records}", f"to={tmp_path}").out
+    assert shown.count("\n") > 10
+    assert shown.strip() in (ROOT / "docs" / "STATISTICS.md").read_text(encoding="utf-8")
+
+
+HELP = """
+import contextlib, io, sys
+from runners.cli import main
+with contextlib.redirect_stdout(io.StringIO()):
+    codes = [main([verb, "--help"]) for verb in ("differences", "compare", "table", "status")]
+print(codes, [name for name in ("scipy", "pandas", "matplotlib") if name in sys.modules])
+"""
+
+
+def test_help_loads_no_library_of_statistics() -> None:
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[0, 0, 0, 0] []"
 
 
 def test_tables_show_intervals_where_asked(command: Command, small: list[str]) -> None:
