@@ -99,7 +99,7 @@ class Details:
             "step": failure.step if failure else None,
             "steps": failure.steps if failure else None,
             "reason": record.reason or next(iter(reasons), ""),
-            "log": None if log is None else str(log),
+            "log": None if log is None else str(Path(self.results, id, log.name)),
             "tail": [] if log is None else tail(log, lines=TAIL_LINES),
             "again": self._again(record, places[0]["table"]) if places else None,
         }
@@ -118,6 +118,8 @@ class Details:
             "older": len(olds) - 1,
             "started_at": old.provenance.started_at,
             "changes": [_change(one) for one in _since(old, table.planned, id)],
+            "again": f"randlora sweep table={table.name}{self._there('machine.results')}",
+            "remove": f"randlora forget table={table.name} state=stale{self._there('records')}",
         }
 
     def _running(self, id: str, holder: Holder) -> Block:
@@ -139,11 +141,13 @@ class Details:
                 yield {"table": table.name, "labels": dict(table.labels(id))}
 
     def _again(self, record: Record, table: str) -> str:
-        there = "" if self.results == RESULTS else f" machine.results={self.results}"
+        there = self._there("machine.results")
         if record.status == "failed":
             return f"randlora sweep table={table} retry=failed{there}"
-        records = "" if self.results == RESULTS else f" records={self.results}"
-        return f"randlora forget id={record.id}{records}; randlora sweep table={table}{there}"
+        return f"randlora forget id={record.id}{self._there('records')}; randlora sweep table={table}{there}"
+
+    def _there(self, name: str) -> str:
+        return "" if self.results == RESULTS else f" {name}={self.results}"
 
     def _log(self, id: str) -> Path | None:
         folder = self.store.folder(id)

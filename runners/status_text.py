@@ -52,8 +52,8 @@ def _stale(table: str, changes: Sequence[str], blocks: Sequence[Block]) -> list[
         f"table {table}: {count}",
         f"  run     {first['run']}; its record of before is {first['old']}, of {first['started_at']}{older}",
         *(f"  {line}" for line in changes or ["no field: the same config has another id"]),
-        f"  again   randlora sweep table={table}",
-        f"  remove  randlora forget table={table} state=stale",
+        f"  again   {first['again']}",
+        f"  remove  {first['remove']}",
     ]
 
 
