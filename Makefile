@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type unit format clean
+.PHONY: help setup demo test test-slurm lint type unit format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## create .venv with every dependency at its pinned version
 
@@ -32,6 +32,9 @@ type: $(STAMP) ## mypy
 
 unit: $(STAMP) ## the tests alone
 	$(BIN)/pytest
+
+test-slurm: $(STAMP) ## the tests of sweeps on SLURM, on one of a single node that is set up for them (Debian, root)
+	sh tests/runners/slurm/one_node.sh $(BIN)/pytest tests/runners/slurm
 
 format: $(STAMP) ## rewrite the code in its format
 	$(BIN)/ruff check --fix .

@@ -22,7 +22,7 @@ from results.claims import Claims, Holder
 from runners.events import Event, Started
 
 Command = Callable[..., Outcome]
-STEPS = 600  # some seconds, so that there is a middle
+STEPS = 300  # some seconds, so that there is a middle
 LONG = {label: [*overrides, f"recipe.max_steps={STEPS}"] for label, overrides in TINY_METHODS.items()}
 CHECKPOINTS = "machine.checkpoint_every_steps=25"
 PATIENCE_S = 150.0
@@ -107,9 +107,7 @@ def test_killed_workers_change_no_bit(experiments: Path, sweep: Command, lab: La
     assert "0 run, 0 failed, 2 recorded before, 0 left" in table.err
 
 
-def test_tasks_sent_back_into_the_queue_continue(
-    experiments: Path, sweep: Command, lab: Lab, undisturbed: Lab
-) -> None:
+def test_tasks_sent_back_into_the_queue_continue(experiments: Path, sweep: Command, lab: Lab, undisturbed: Lab) -> None:
     write_table(experiments, "long", methods=LONG, seeds=[1])
     handed_over = sweep("long", "launcher.workers=2", "launcher.wait=false", CHECKPOINTS)
     job = job_of(handed_over)
@@ -149,14 +147,15 @@ def test_ctrl_c_leaves_jobs_alone_and_scancel_stops_them_in_order(
 ) -> None:
     write_table(experiments, "long", methods=LONG, seeds=[1])
     interrupt_at_start(monkeypatch)
-    outcome = sweep("long", "launcher.workers=1")
+    outcome = sweep("long", "launcher.workers=1", CHECKPOINTS)
     job = job_of(outcome)
     assert outcome.code == 130
     assert f"job {job} goes on: 'scancel {job}' cancels it" in outcome.err
     assert queue() == {job: "RUNNING"}
+    until(lambda: len(list(lab.results.glob("*/checkpoint.pt"))) == 1)
     subprocess.run(["scancel", job], check=True)
-    until(lambda: not queue())
-    assert not list(lab.results.glob(".claims/*.json"))
+    until(lambda: not list(lab.results.glob(".claims/*.json")) and not queue())
+    assert "told to stop, 2 runs left" in (folder_of(outcome) / f"{job}_0_log.out").read_text()
     assert len(list(lab.results.glob("*/checkpoint.pt"))) == 1
 
     outcome = sweep("long", "launcher.workers=1", "launcher.cancel_on_interrupt=true")
@@ -200,7 +199,7 @@ def folder_of(outcome: Outcome) -> Path:
 def queue() -> dict[str, str]:
     command = ["squeue", "--noheader", "--array", "--format=%i %T"]
     rows = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    return {job: state for job, state in map(str.split, rows) if state != "COMPLETING"}
+    return dict(row.split() for row in rows)
 
 
 def started(lab: Lab, *, count: int) -> dict[str, Holder]:
