@@ -22,6 +22,8 @@ from runners.compose import CONF
 from runners.machine import ROOT
 
 NAME = ".planned"
+# what turns overrides into an id and a key
+_CODE = ("runners/compose.py", "runners/identities.py", "runners/plan.py", "results/codec.py", "results/record.py")
 
 
 class Identities:
@@ -64,9 +66,8 @@ def _text(overrides: Sequence[str]) -> str:
 def _version() -> str:
     """Return a digest of whatever decides the id of an override list."""
     digest = hashlib.sha256(f"{hydra.__version__} {omegaconf.__version__} {yaml.__version__}".encode())
-    for folder, pattern in ((CONF, "**/*.yaml"), (ROOT / "runners", "*.py"), (ROOT / "results", "*.py")):
-        for path in sorted(folder.glob(pattern)):
-            text = path.read_bytes()
-            digest.update(f"{path.relative_to(folder.parent)} {len(text)}\n".encode())
-            digest.update(text)
+    for path in (*sorted(CONF.rglob("*.yaml")), *(ROOT / name for name in _CODE)):
+        text = path.read_bytes()
+        digest.update(f"{path.name} {path.parent.name} {len(text)}\n".encode())
+        digest.update(text)
     return f"planned runs {digest.hexdigest()[:16]}"
