@@ -160,6 +160,9 @@ def _grid(found: Differences, *, tablefmt: str) -> str:
 
 
 def _legend(found: Differences) -> list[str]:
+    holes = sum(each.difference is None for each in found.comparisons)
+    if holes == len(found.comparisons):
+        return ["Nothing can be tested yet: every comparison has a hole (k of n columns complete), never averaged."]
     chosen = "" if found.asked else f" ({_why(found)}; over=… asks another)"
     lines = [
         f"Interval, corrected p and verdict are over {found.over}: do they hold with {_ABOUT[found.over]}?{chosen}",
@@ -170,7 +173,6 @@ def _legend(found: Differences) -> list[str]:
         if any(each.p[question] is not None for each in found.comparisons):
             lines.append(f"p {question}: {_TESTS[question]}.{_floor(found) if question == 'datasets' else ''}")
     lines += [f"No p over samples for {count}: {reason}." for reason, count in found.reasons.items()]
-    holes = sum(each.difference is None for each in found.comparisons)
     if holes:
         lines.append(f"{holes} of {len(found.comparisons)} have a hole (k of n columns complete): never averaged.")
     if any(each.seeds_needed is not None for each in found.comparisons):
@@ -180,7 +182,8 @@ def _legend(found: Differences) -> list[str]:
 
 def _why(found: Differences) -> str:
     if found.over == "datasets":
-        return "the table has enough datasets for a verdict, or a single seed"
+        enough = smallest_sign_flip_p(found.datasets) * len(found.comparisons) < SIGNIFICANCE
+        return f"{found.datasets} datasets are enough for a verdict" if enough else "the table has a single seed"
     return f"{found.datasets} datasets are too few for a verdict over datasets"
 
 

@@ -165,12 +165,16 @@ def test_a_hole_on_either_side_leaves_no_number(spec: TableSpec, tmp_path: Path)
     assert "· (2 of 3)" in text
     assert "2 of 6 have a hole" in text
     assert "nan" not in text.lower()
+    empty = differences_forms.text(differences(spec, tmp_path, keep=lambda cell: False))
+    assert "Nothing can be tested yet: every comparison has a hole" in empty
+    assert "Holm" not in empty
 
 
 def test_one_seed_has_no_test_over_seeds_and_no_seeds_needed(tmp_path: Path) -> None:
     spec = load(tmp_path, TEXT.replace(", 2: [seed=2], 3: [seed=3]", ""))
     found = differences(spec, tmp_path)
     assert found.over == "datasets"
+    assert "(the table has a single seed; over=… asks another)" in differences_forms.text(found)
     for each in found.comparisons:
         assert (each.seeds, each.p["seeds"], each.seeds_needed) == (1, None, None)
         assert each.p["datasets"] is not None
