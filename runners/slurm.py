@@ -43,7 +43,7 @@ class Slurm(Launcher):
         max_requeues: how often a task goes back into the queue because its time was over.
         wait: follow the workers, then print the table; False returns once they are submitted.
         cancel_on_interrupt: Ctrl-C while waiting stops the workers as well.
-        extra: other options of sbatch, such as ``{constraint: a100}``.
+        extra: other options of sbatch: ``+launcher.extra.constraint=a100``.
     """
 
     workers: int
