@@ -27,6 +27,15 @@ def duration(seconds: float) -> str:
     return f"{milliseconds:.{digits}f} ms"
 
 
+def span(seconds: float) -> str:
+    """Return how long something takes, for people: 40 s, 12 min 05 s, 3 h 20 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
 def percent(fraction: float, digits: int = 1) -> str:
     """Return a fraction as a percentage with one decimal or more, without its sign."""
     return f"{fraction * 100:.{digits}f}"

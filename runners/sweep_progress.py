@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+from results.units import span
 from runners.events import Elsewhere, Event, Judged, Recorded, Started, Stepped, Stopped, Waiting
 from runners.progress import console
 
@@ -95,11 +96,7 @@ class SweepProgress:
 
     def _left(self) -> str:
         seconds = (time.monotonic() - self._began) / max(1, self.done) * (self.total - self.done)
-        minutes, rest = divmod(round(seconds), 60)
-        hours, minutes = divmod(minutes, 60)
-        if hours:
-            return f"{hours} h {minutes:02d} min left"
-        return f"{minutes} min {rest:02d} s left" if minutes else f"{rest} s left"
+        return f"{span(seconds)} left"
 
     def _line(self, worker: str) -> _Line:
         if worker not in self._lines:

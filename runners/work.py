@@ -12,7 +12,7 @@ from results.claims import Claim, Claims
 from results.files import write_text
 from results.record import Failure, Record
 from results.store import RecordStore
-from results.units import duration
+from results.units import span
 from runners.events import Elsewhere, Judged, Recorded, Report, Started, Stepped, Stopped, Waiting
 from runners.execute import Bench, execute
 from runners.failures import Place, failed_record
@@ -166,7 +166,7 @@ class Worker:
     def _timed_out(self, run: Run) -> Record:
         limit = self.todo.rules.timeout_s or 0.0
         reason = (
-            f"timed out after {duration(limit)} {self.place}; it continues from there with more time "
+            f"timed out after {span(limit)} {self.place}; it continues from there with more time "
             "(launcher.timeout_s) and retry=failed"
         )
         failure = Failure(kind="timed_out", step=self.place.step, steps=self.place.steps)

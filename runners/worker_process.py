@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -96,6 +97,9 @@ def run_worker(
         except StoreError as error:
             report(Broken(message=str(error)))
             sys.exit(BROKEN)
+        except Exception:  # whatever it is, the log is where people look for it
+            traceback.print_exc()
+            sys.exit(1)
 
 
 def with_threads(todo: WorkList, threads: int | None) -> WorkList:
