@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TODO = "todo.pkl"
 STOP = "stop"
+SCRIPT = "_submission.sh"  # after the number of the job, as submitit calls what it gives to SLURM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +55,41 @@ class Handout:
 
     @property
     def stopped(self) -> bool:
-        """Whether workers are to stop."""
-        return (self.folder / STOP).exists()
+        """Whether workers are to stop, or need not start."""
+        return (self.folder / STOP).exists() or not self.open
+
+    @property
+    def open(self) -> bool:
+        """Whether there was something left to do when the last worker said so."""
+        return (self.folder / TODO).exists()
+
+    @property
+    def job(self) -> str | None:
+        """The number of its SLURM job; None where there is none."""
+        found = sorted(path.name.removesuffix(SCRIPT) for path in self.folder.glob(f"[0-9]*{SCRIPT}"))
+        return found[0] if found else None
+
+    def close(self) -> None:
+        """Say that nothing is left to do."""
+        with contextlib.suppress(OSError):
+            (self.folder / TODO).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove what only workers need, now that there are none; what they printed stays."""
         for path in [self.folder / STOP, *self.folder.glob("*.pkl")]:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
+
+
+def open_handouts(root: Path, *, engine: str) -> list[Handout]:
+    """Return the submissions below a results folder that nobody has seen the end of."""
+    return [Handout(folder=path.parent) for path in sorted(root.glob(f".{engine}/*/{TODO}"))]
+
+
+def submitted_text(root: Path) -> list[str]:
+    """Return a line for every SLURM job whose end nobody has seen, with where its tasks print."""
+    jobs = [(handout.job, handout.folder) for handout in open_handouts(root, engine="slurm")]
+    return [f"SLURM job {job}: its tasks print to {folder}/{job}_*_log.out" for job, folder in jobs if job is not None]
 
 
 def work_on(handout: Handout, *, name: str, cpus: int, stop: Callable[[], bool]) -> int:
@@ -91,4 +119,7 @@ def work_on(handout: Handout, *, name: str, cpus: int, stop: Callable[[], bool])
     threads = None if gpus else cpus
     asked = lambda: stop() or handout.stopped  # noqa: E731
     Pool(todo, count=count, threads=threads, gpus=gpus[:count], show=show, stop=asked, name=name).run()
-    return len(todo.left(RecordStore(todo.results)))
+    left = len(todo.left(RecordStore(todo.results)))
+    if not left:
+        handout.close()
+    return left

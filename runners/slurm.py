@@ -92,9 +92,12 @@ class Slurm(Launcher):
         """See :meth:`runners.launchers.Launcher.launch`."""
         _check_commands()
         from runners.follow import follow
-        from runners.handout import Handout
+        from runners.handout import Handout, open_handouts
         from runners.slurm_queue import Job
 
+        for earlier in open_handouts(todo.results, engine=ENGINE):
+            if earlier.job is None or Job(id=earlier.job).alive() == {}:
+                earlier.clear()
         handout = Handout.of(todo, engine=ENGINE)
         job = Job(id=self._submit(handout, count=self.workers_for(todo)))
         show.note(f"SLURM job {job.id}; what its tasks print: {handout.folder}")

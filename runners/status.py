@@ -27,6 +27,7 @@ from results.store import RecordStore, Scan
 from runners import status_text
 from runners.compose import ConfigError
 from runners.formats import FORMATS, UNTIL_RUN, check_format, newer_text, problems_text, rows_text
+from runners.handout import submitted_text
 from runners.identities import Identities
 from runners.plan import Planner
 from runners.scanning import scan_records
@@ -63,7 +64,7 @@ def main(config: DictConfig) -> int:
     else:
         print(rows_text(rows, config.format))
     if not asked and config.format == "text":
-        for line in _hints(tables, rows):
+        for line in (*_hints(tables, rows), *submitted_text(store.root)):
             print(line)
     for line in (*problems_text(scan.problems, then=UNTIL_RUN), *newer_text(scan.newer)):
         print(line, file=sys.stderr)
