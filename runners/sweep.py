@@ -31,7 +31,7 @@ from omegaconf import DictConfig
 from results import render
 from results.record import Record
 from runners.compose import ConfigError, instantiate, plain
-from runners.formats import check_format, failures_text, problems_text
+from runners.formats import check_format, failures_text, newer_text, problems_text
 from runners.plan import Planner
 from runners.tables import FORMATS, TABLES, PlannedTable, chosen_labels, plan_table, store_of
 
@@ -63,10 +63,11 @@ def main(config: DictConfig) -> int:
     tables = _tables(config)
     launcher, store = objects["launcher"], store_of(objects["machine"].results)
     scan = store.scan()
-    for line in problems_text(scan.problems, then=" and its cell runs again"):
-        print(line, file=sys.stderr)
     runs = {id: table for table in tables for id in table.runs}
-    pending = _pending(config, list(runs), scan.records)
+    newer = {id: reason for id, reason in scan.newer.items() if id in runs}
+    for line in (*problems_text(scan.problems, then=" and its cell runs again"), *newer_text(newer)):
+        print(line, file=sys.stderr)
+    pending = [id for id in _pending(config, list(runs), scan.records) if id not in newer]
     todo = _work_list(config, [runs[id].check(id) for id in pending], launcher, store)
     name = ", ".join(table.spec.name for table in tables)
     cells = sum(len(table.planned) for table in tables)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from lab import BROKEN, TINY_METHODS, Lab, Outcome, write_table
+from made_records import write_newer
 
 import runners.publish
 import runners.sweep_progress
@@ -243,6 +244,45 @@ def test_two_labels_that_mean_the_same_run_are_run_once(experiments: Path, sweep
     assert "small: 2 cells that are 1 run, 1 to run" in outcome.err
     assert len(lab.store.scan().records) == 1
     assert "1 run, 0 failed, 0 recorded before, 0 left" in outcome.err
+
+
+def test_a_record_of_a_newer_version_is_neither_run_nor_replaced(whole: Path, sweep: Command, lab: Lab) -> None:
+    records = lab.store.scan().records.values()
+    path = write_newer(lab.store, next(record for record in records if record.key.method == "lora rank=1"))
+    before = path.read_bytes()
+    outcome = sweep("rerun=true", "where={method: [LoRA]}")
+    assert "of a newer version and left alone" in outcome.err
+    assert "small: 2 cells, 1 to run" in outcome.err
+    assert path.read_bytes() == before
+
+
+def test_several_tables_are_swept_at_once_and_what_they_share_once(
+    experiments: Path, command: Command, lab: Lab
+) -> None:
+    write_table(experiments, "small", seeds=[1])
+    write_table(experiments, "other", methods={"LoRA": TINY_METHODS["LoRA"]}, seeds=[1, 2])
+    outcome = command("sweep", "table=[small,other]", "launcher=inline", *lab.machine)
+    assert outcome.code == 0
+    assert "small, other: 4 cells that are 3 runs, 3 to run" in outcome.err
+    assert outcome.out.count("Small runs of") == 2
+    assert len(lab.store.scan().records) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (["format=json"], "format=json prints one table, and table= names several"),
+        (["where={method: [LoRA]}"], "where= takes labels of one table"),
+    ],
+)
+def test_what_goes_with_one_table_only_is_said(
+    experiments: Path, command: Command, lab: Lab, asked: list[str], words: str
+) -> None:
+    for name in ("small", "other"):
+        write_table(experiments, name)
+    outcome = command("sweep", "table=[small,other]", "launcher=inline", *lab.machine, *asked)
+    assert outcome.code == 2
+    assert words in outcome.err
 
 
 def test_a_full_disk_ends_a_sweep_with_an_error(
