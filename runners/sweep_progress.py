@@ -72,7 +72,7 @@ class SweepProgress:
                 self.failed += not ok
                 self._finish(run, f"{self._name(worker)}{line.title}: {outcome}", always=not ok)
             case Elsewhere(run=run) if run not in self._recorded:
-                self._finish(run, f"{run} was recorded by another sweep", always=False)
+                self._finish(run, f"{run} was recorded by another worker", always=False)
 
     def note(self, text: str) -> None:
         """Print a line above the bars."""
