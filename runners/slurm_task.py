@@ -42,7 +42,7 @@ class Task:
             return 0
         name = f"job {submitit.JobEnvironment().job_id}"
         left = work_on(self.handout, name=name, cpus=self.cpus, stop=lambda: notice.given)
-        print(f"{name}: {notice.text}, {left} runs left", flush=True)
+        print(f"{name}: {notice.text}; runs left: {left}", flush=True)
         notice.answer(left)
         return left
 

@@ -68,7 +68,7 @@ def test_an_array_gives_the_bits_of_one_process(experiments: Path, sweep: Comman
     assert computed(lab) == computed(Lab(results=swept / "results", images=lab.images))
     assert "2 running" in outcome.err
     for log in ("0", "1"):
-        assert "0 runs left" in (folder_of(outcome) / f"{job_of(outcome)}_{log}_0_log.out").read_text()
+        assert "ended; runs left: 0" in (folder_of(outcome) / f"{job_of(outcome)}_{log}_0_log.out").read_text()
     assert not list(lab.results.glob(".claims/*.json"))
     assert not list(folder_of(outcome).glob("*.pkl"))
 
@@ -121,8 +121,8 @@ def test_tasks_sent_back_into_the_queue_continue(experiments: Path, sweep: Comma
     until(lambda: len(lab.store.scan().records) == 2)
     assert computed(lab) == computed(undisturbed)
     logs = [(folder_of(handed_over) / f"{job}_{task}_0_log.out").read_text() for task in (0, 1)]
-    assert f"job {job}_0: told to stop, 2 runs left" in logs[0]
-    assert f"job {job}_1: its time is over, 2 runs left" in logs[1]
+    assert f"job {job}_0: told to stop; runs left: 2" in logs[0]
+    assert f"job {job}_1: its time is over; runs left: 2" in logs[1]
     assert f"Requeued job {job}_1" in logs[1]
     assert all(log.count("Starting with JobEnvironment") == 2 for log in logs)
 
@@ -138,7 +138,7 @@ def test_a_task_whose_time_is_over_goes_on_later(experiments: Path, sweep: Comma
     until(lambda: f"Requeued job {job}" in log.read_text() if log.is_file() else False)
     (checkpoint,) = lab.results.glob("*/checkpoint.pt")
     assert checkpoint.stat().st_size > 0
-    assert "its time is over, 1 runs left" in log.read_text()
+    assert "its time is over; runs left: 1" in log.read_text()
     until(lambda: queue().get(job) == "RUNNING" and log.read_text().count("Starting with JobEnvironment") == 2)
 
 
@@ -155,7 +155,7 @@ def test_ctrl_c_leaves_jobs_alone_and_scancel_stops_them_in_order(
     until(lambda: len(list(lab.results.glob("*/checkpoint.pt"))) == 1)
     subprocess.run(["scancel", job], check=True)
     until(lambda: not list(lab.results.glob(".claims/*.json")) and not queue())
-    assert "told to stop, 2 runs left" in (folder_of(outcome) / f"{job}_0_log.out").read_text()
+    assert "told to stop; runs left: 2" in (folder_of(outcome) / f"{job}_0_log.out").read_text()
     assert len(list(lab.results.glob("*/checkpoint.pt"))) == 1
 
     outcome = sweep("long", "launcher.workers=1", "launcher.cancel_on_interrupt=true")
