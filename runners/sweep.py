@@ -15,6 +15,7 @@ Examples:
   randlora sweep table=clip_vit_b32 "where={data: [1 shot], dataset: [DTD]}"      these cells alone
   randlora sweep table=demo retry=failed          those alone whose record says failed; retry=all: and the missing ones
   randlora sweep table=demo fail_fast=true launcher.timeout_s=3600
+  randlora sweep table=clip_vit_b32 launcher=slurm launcher.workers=8 launcher.partition=gpu     docs/SWEEPS.md; or ray
   randlora sweep table=demo launcher=inline       one after another in this process, for a debugger
   randlora sweep table=demo format=json > demo.json            progress and messages go to stderr
 """
