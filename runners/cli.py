@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -30,12 +31,14 @@ VERBS = {
     "bench": "time and memory of a training step, subject beside subject",
     "input_bench": "throughput of training with every way of feeding images",
     "answer_bench": "questions answered per second, in batches and as published",
+    "sweep_bench": "what a sweep costs beside training and evaluation",
     "export": "write the adapter of a run in the files of peft",
     "publish": "copy a table's records to where they are committed",
     "pretrain": "train the embedded CLIP from nothing",
 }
 MODULES = {"plan": "planning.verb"}  # where it is not the verb's own name
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 HYDRA_FLAGS = (
     "-m",
     "--multirun",
@@ -76,6 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if processes.main:
             print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # whoever read the output has enough of it; nor is there anybody to tell when Python flushes the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except (Interrupted, KeyboardInterrupt) as interruption:
         print(str(interruption) or "interrupted", file=sys.stderr)
         return INTERRUPTED
