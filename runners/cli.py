@@ -159,8 +159,9 @@ def _known_errors() -> tuple[type[Exception], ...]:
     from results.record import RecordError
     from results.store import StoreError
     from results.table import TableError
+    from runners.launchers import WorkerError
 
-    return (ConfigError, DataError, RecordError, StoreError, TableError, WeightsError)
+    return (ConfigError, DataError, RecordError, StoreError, TableError, WeightsError, WorkerError)
 
 
 def _overview() -> str:

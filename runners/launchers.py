@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from runners.worklist import WorkList
 
 
+class WorkerError(RuntimeError):
+    """Workers end before they begin a run; the message shows what they printed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launcher(ABC):
     """Starts workers on a work list.

@@ -20,6 +20,7 @@ from results.claims import Claims
 from results.files import StoreError
 from results.store import RecordStore
 from runners.events import Broken, Recorded, Started
+from runners.launchers import WorkerError
 from runners.run_log import tail
 from runners.worker_process import BROKEN, HELD_BACK, run_worker
 
@@ -31,10 +32,6 @@ WORKERS = ".workers"  # folder of what workers print outside their runs
 PRELOAD = (run_worker.__module__,)  # what a worker has loaded when it starts
 BARREN = 3  # workers in a row that end before they begin a run
 LOOK_EVERY_S = 0.5
-
-
-class WorkerError(RuntimeError):
-    """Workers end before they begin a run; the message shows what they printed."""
 
 
 @dataclass(kw_only=True)

@@ -101,7 +101,12 @@ def main(config: DictConfig) -> int:
 
 def _tables(config: DictConfig) -> list[PlannedTable]:
     names = plain(config.table)
-    names = names if isinstance(names, list) else [names]
+    names = list(dict.fromkeys(names)) if isinstance(names, list) else [names]
+    if not names:
+        raise ConfigError("table=[] names none; give one with table=demo, or several with table=[demo,micro_clip]")
+    for name in ("rerun", "fail_fast"):
+        if not isinstance(config[name], bool):
+            raise ConfigError(f"{name}={config[name]}: valid: true or false")
     where = chosen_labels(config.where)
     if len(names) > 1 and where:
         raise ConfigError("where= takes labels of one table, and table= names several; sweep them one by one")

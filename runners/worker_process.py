@@ -81,25 +81,33 @@ def run_worker(
     if gpu is not None:
         os.environ[GPUS] = gpu  # nothing has looked for GPUs so far
     report = Link(connection)
-    with output_to(log):
-        faulthandler.enable()
-        worker = Worker(
-            with_threads(todo, threads),
-            name=name,
-            number=number,
-            count=count,
-            own_process=True,
-            stop=stop,
-            report=report,
-        )
-        try:
-            worker.work()
-        except StoreError as error:
-            report(Broken(message=str(error)))
-            sys.exit(BROKEN)
-        except Exception:  # whatever it is, the log is where people look for it
-            traceback.print_exc()
-            sys.exit(1)
+    try:
+        with output_to(log):
+            faulthandler.enable()
+            _work(
+                Worker(
+                    with_threads(todo, threads),
+                    name=name,
+                    number=number,
+                    count=count,
+                    own_process=True,
+                    stop=stop,
+                    report=report,
+                )
+            )
+    except StoreError as error:
+        report(Broken(message=str(error)))
+        sys.exit(BROKEN)
+
+
+def _work(worker: Worker) -> None:
+    try:
+        worker.work()
+    except StoreError:
+        raise
+    except Exception:  # whatever it is, the log is where people look for it
+        traceback.print_exc()
+        sys.exit(1)
 
 
 def with_threads(todo: WorkList, threads: int | None) -> WorkList:

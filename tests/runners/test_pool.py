@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -23,8 +23,7 @@ from results.files import StoreError
 from results.local_process import started
 from results.record import Failure
 from results.store import RecordStore
-from runners.launchers import Local
-from runners.pool import WorkerError
+from runners.launchers import Local, WorkerError
 from runners.sweep_progress import SweepProgress
 from runners.tables import plan_table
 from runners.work import Worker
@@ -33,15 +32,6 @@ from runners.worklist import Rules, WorkList
 Command = Callable[..., Outcome]
 KILLS = 20
 PATIENCE_S = 400.0  # for a machine with much else to do
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _start_at_once() -> Iterator[None]:
-    """Let workers start with everything loaded."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runners.pool, "PRELOAD", (*runners.pool.PRELOAD, "warm_clip"))
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        yield
 
 
 @pytest.fixture

@@ -285,6 +285,17 @@ def test_what_goes_with_one_table_only_is_said(
     assert words in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [("fail_fast=maybe", "fail_fast=maybe: valid: true or false"), ("table=[]", "table=[] names none")],
+)
+def test_what_a_sweep_is_asked_is_checked(experiments: Path, sweep: Command, asked: str, words: str) -> None:
+    write_table(experiments, "small")
+    outcome = sweep(asked)
+    assert outcome.code == 2
+    assert words in outcome.err
+
+
 def test_a_full_disk_ends_a_sweep_with_an_error(
     whole: Path, sweep: Command, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
