@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,9 +18,11 @@ from results.files import StoreError
 from results.record import Failure
 from runners.events import Elsewhere, Event, Recorded, Started, Stepped, Stopped, Waiting
 from runners.failures import Place, failure_of
+from runners.launchers import Local, visible_gpus
 from runners.plan import Run
 from runners.trainer import DivergenceError
 from runners.work import HUNG, Worker
+from runners.worker_process import with_threads
 from runners.worklist import Rules, WorkList, in_groups
 
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 9 GiB."
@@ -225,3 +228,27 @@ def test_memory_that_does_not_suffice_is_a_reason(lab: Lab, monkeypatch: pytest.
     record = lab.execute(lab.run(*LORA))
     assert record.failure == Failure(kind="out_of_memory", step=1)
     assert record.reason == f"out of memory in the first step: a single sample does not fit: {OUT_OF_MEMORY}"
+
+
+def test_workers_share_the_cores_out_where_runs_do_not_say(lab: Lab) -> None:
+    own, free = lab.run(*LORA), lab.run(*LORA, "seed=2", "machine.threads=null")
+    todo = with_threads(WorkList.of([own, free], store=lab.store, rules=Rules()), 3)
+    assert {run.id: run.machine.threads for run in todo.runs} == {own.id: 1, free.id: 3}
+    assert todo.before == {own.id: None, free.id: None}
+    assert with_threads(todo, None) is todo
+
+
+def test_there_is_a_worker_for_every_gpu_that_may_be_used(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = Local(workers=None, attempts=3, timeout_s=None, stale_after_s=90.0)
+    runs = [lab.run(*LORA, f"seed={seed}") for seed in range(1, 6)]
+    todo = WorkList.of(runs, store=lab.store, rules=Rules())
+    assert launcher.workers_for(todo) == 1
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert (launcher.workers_for(todo), visible_gpus(todo)) == (3, ("0", "1", "2"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert (launcher.workers_for(todo), visible_gpus(todo)) == (2, ("2", "5"))
+    assert replace(launcher, workers=9).workers_for(todo) == 5  # no more than there are runs
+    on_cpu = WorkList.of([lab.run(*LORA, "machine.device=cpu")], store=lab.store, rules=Rules())
+    assert visible_gpus(on_cpu) == ()
