@@ -11,6 +11,7 @@ from lab import ROOT, Lab, Outcome, thin_out, write_table
 from language_runs import LanguageLab, write_questions
 
 import runners.cli
+import runners.pool
 import runners.progress
 import runners.sweep
 import runners.tables
@@ -31,6 +32,15 @@ def _decode_once(monkeypatch: pytest.MonkeyPatch, cache: DecodedCache) -> None:
     """Every cache is the session's, the one that a command makes for itself too."""
     get = DecodedCache.get
     monkeypatch.setattr(DecodedCache, "get", lambda _, *args, **kwargs: get(cache, *args, **kwargs))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _start_at_once() -> Iterator[None]:
+    """Let worker processes start with everything loaded: they are copies of one process of the session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runners.pool, "PRELOAD", (*runners.pool.PRELOAD, "warm_clip", "warm_language"))
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from lab import ROOT, Lab
+from lab import Lab
 from language_runs import TASKS, LanguageLab
 from safetensors.torch import load_file
 from torch import nn
+from two_processes import by_command, by_copies
 
 from runners.interrupt import StopRequest
 from runners.plan import Run
 from runners.processes import ALONE, BUCKET, Processes, _buckets
 
-PATIENCE_S = 240.0  # for a machine with much else to do
 # three samples for two processes, one at a time: the processes have different numbers of parts
 TEXT = (
     "method=lora",
@@ -32,14 +28,14 @@ TEXT = (
 SHARDED = ("machine.shard=model", "machine.recompute_blocks=true")
 # AdamW turns the last bits of a gradient near zero into a whole step, so steps are small
 IMAGES = ("method=randlora", "recipe.max_steps=2", "recipe.learning_rate=3e-4")
-# in the second process the third step meets an error that the first does not
+# the second process meets an error in the second step, and the first does not
 FAULT = """
 import os, sys
 from runners import cli, trainer
 gradient = trainer.Gradients.of
 def of(self, batch, *, step, seed):
     if step == 1 and os.environ["RANK"] == "1":
-        {fault}
+        raise ValueError("no such token")
     return gradient(self, batch, step=step, seed=seed)
 trainer.Gradients.of = of
 raise SystemExit(cli.main(sys.argv[1:]))
@@ -52,34 +48,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory, questions: Path) -> Language
     lab = LanguageLab(results=tmp_path_factory.mktemp("alone"), images=questions)
     assert lab.execute(lab.run(*TEXT)).status == "ok"
     return lab
-
-
-def launch(*arguments: str, script: Path | None = None) -> subprocess.CompletedProcess[str]:
-    target = ["-m", "runners.cli"] if script is None else [str(script)]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *target]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [*command, *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(timeout=PATIENCE_S)
-    except subprocess.TimeoutExpired:
-        stop(process.pid)
-        raise
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
-def stop(launcher: int) -> None:
-    """Kill a launcher and its processes, each of which leads a session of its own."""
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    for process in (*map(int, children), launcher):
-        os.kill(process, signal.SIGKILL)
 
 
 def left(lab: Lab, run: Run) -> set[str]:
@@ -104,17 +72,19 @@ def check_equal(alone: Lab, run: Run, together: Lab) -> None:
 
 
 def test_two_processes_train_a_language_model_as_one_does(lm: LanguageLab, alone: LanguageLab) -> None:
-    done = launch("run", *lm.overrides(*TEXT))
-    assert done.returncode == 0, done.stderr
+    done = by_command("run", *lm.overrides(*TEXT))
+    assert done.code == 0, done.err
     check_equal(alone, lm.run(*TEXT), lm)
-    assert done.stdout.count("record: ") == 1
-    assert done.stderr.count("step 3 of 3") == 1
+    assert done.out.count("record: ") == 1
+    assert done.err.count("step 3 of 3") == 1
 
 
-def test_two_processes_share_the_weights_of_a_language_model_out(lm: LanguageLab, alone: LanguageLab) -> None:
+def test_two_processes_share_the_weights_of_a_language_model_out(
+    lm: LanguageLab, alone: LanguageLab, tmp_path: Path
+) -> None:
     run = lm.run(*TEXT)
-    done = launch("run", *lm.overrides(*TEXT, *SHARDED))
-    assert done.returncode == 0, done.stderr
+    done = by_copies(tmp_path / "logs", "run", *lm.overrides(*TEXT, *SHARDED))
+    assert done.code == 0, done.err
     check_equal(alone, run, lm)
     record = lm.store.read(run.id)
     assert record is not None
@@ -122,38 +92,37 @@ def test_two_processes_share_the_weights_of_a_language_model_out(lm: LanguageLab
     assert all(f"{task}/likelihood" in record.metrics for task in TASKS.values())
 
 
-def test_two_processes_train_an_image_model_as_one_does(lab: Lab) -> None:
+def test_two_processes_train_an_image_model_as_one_does(lab: Lab, tmp_path: Path) -> None:
     run = lab.run(*IMAGES)
     assert lab.execute(run).status == "ok"
     shared = lab.beside("shared")
-    done = launch("run", *shared.overrides(*IMAGES))
-    assert done.returncode == 0, done.stderr
+    done = by_copies(tmp_path / "logs", "run", *shared.overrides(*IMAGES))
+    assert done.code == 0, done.err
     check_equal(lab, run, shared)
 
 
 def test_an_error_in_one_process_ends_both_with_its_reason(lm: LanguageLab, tmp_path: Path) -> None:
     script = tmp_path / "faulty.py"
-    script.write_text(FAULT.format(fault='raise ValueError("no such token")'))
+    script.write_text(FAULT)
     run = lm.run(*TEXT)
-    done = launch("run", *lm.overrides(*TEXT), script=script)
-    assert done.returncode != 0
+    done = by_command("run", *lm.overrides(*TEXT), script=script)
+    assert done.code != 0
     record = lm.store.read(run.id)
     assert record is not None
     assert (record.status, record.reason) == ("failed", "ValueError: no such token")
     assert record.provenance.processes == 2
-    assert done.stdout.count("record: ") == 1
+    assert done.out.count("record: ") == 1
     assert "no such token" in lm.file(run, "failure.txt").read_text()
 
 
 def test_a_killed_process_ends_both_without_a_record_and_the_run_goes_on(
     lm: LanguageLab, alone: LanguageLab, tmp_path: Path
 ) -> None:
-    script = tmp_path / "killed.py"
-    script.write_text(FAULT.format(fault="os.kill(os.getpid(), 9)"))
     run = lm.run(*TEXT)
     # sharded: the other process learns of it in the middle of a pass, not at an exchange
-    done = launch("run", *lm.overrides(*TEXT, *SHARDED, "machine.checkpoint_every_steps=1"), script=script)
-    assert done.returncode != 0
+    arguments = lm.overrides(*TEXT, *SHARDED, "machine.checkpoint_every_steps=1")
+    done = by_copies(tmp_path / "logs", "run", *arguments, killed=True)
+    assert done.code != 0
     assert lm.store.read(run.id) is None, lm.store.read(run.id)
     assert lm.file(run, "checkpoint.pt").is_file()
     assert lm.execute(run).status == "ok"  # from the first step's checkpoint, on one process
