@@ -68,6 +68,7 @@ class Notice:
         self._number = number
         self._requeue: Requeue = requeue
         self._time_over = False
+        self._once = threading.Lock()
         self._timer = threading.Timer(patience_s, self._put_back)
         self._timer.daemon = True
         signal.signal(signal.SIGTERM, self._stop)
@@ -93,4 +94,5 @@ class Notice:
             self._timer.start()
 
     def _put_back(self) -> None:
-        self._requeue(self._number, None)
+        if self._once.acquire(blocking=False):  # and never released: the process is about to end
+            self._requeue(self._number, None)

@@ -195,6 +195,7 @@ def test_a_job_whose_run_does_not_stop_goes_back_all_the_same() -> None:
     deadline = time.monotonic() + 10
     while not calls and time.monotonic() < deadline:
         time.sleep(0.01)
+    notice.answer(3)
     assert calls == [signal.SIGUSR2]
     assert notice.text == "its time is over"
 
