@@ -16,7 +16,7 @@ from runners.tables import names, plan_table
 
 PUBLISHED = ROOT / "results" / "published"
 # not made of records; tested in tests/results/test_bench_results.py and tests/runners/test_plan_verb.py
-OTHERS = tuple(PUBLISHED / name for name in ("answers", "bench", "input", "plan"))
+OTHERS = tuple(PUBLISHED / name for name in ("answers", "bench", "input", "overhead", "plan"))
 TABLES = sorted(path.name for path in PUBLISHED.iterdir() if path.is_dir() and path not in OTHERS)
 
 
