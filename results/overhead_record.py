@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ class WayResult:
 
     Attributes:
         label: its name.
+        at_once: how many runs are under way at a time.
         runs: how many it carried out in a round.
         seconds: by round, with the start of every process.
         used_s: of each run of all rounds: training and evaluation.
@@ -27,6 +29,7 @@ class WayResult:
     """
 
     label: str
+    at_once: int
     runs: int
     seconds: tuple[float, ...]
     used_s: tuple[float, ...]
@@ -38,6 +41,13 @@ class WayResult:
         """Runs per hour."""
         return spread([3600 * self.runs / seconds for seconds in self.seconds])
 
+    @property
+    def steady_per_hour(self) -> float | None:
+        """Runs per hour where the start of workers no longer counts, from medians; None where it was not told."""
+        if not self.outside_s:
+            return None
+        return 3600 * self.at_once / (statistics.median(self.used_s) + statistics.median(self.outside_s))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Length:
@@ -48,9 +58,17 @@ class Length:
 
     def relative(self, way: WayResult) -> Spread:
         """Return the runs per hour relative to those of one process for each run, taken within rounds."""
-        reference = next(one for one in self.ways if one.label == ALONE)
-        pairs = zip(reference.seconds, way.seconds, strict=True)
-        return spread([(there / reference.runs) / (here / way.runs) for there, here in pairs])
+        pairs = zip(self._reference.seconds, way.seconds, strict=True)
+        return spread([(there / self._reference.runs) / (here / way.runs) for there, here in pairs])
+
+    def steady_relative(self, way: WayResult) -> float | None:
+        """Return the same of :attr:`WayResult.steady_per_hour`."""
+        here, there = way.steady_per_hour, self._reference.steady_per_hour
+        return None if here is None or there is None else here / there
+
+    @property
+    def _reference(self) -> WayResult:
+        return next(one for one in self.ways if one.label == ALONE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ CSV_HEADER = (
     "median_s",
     "per_hour",
     "relative",
+    "steady_per_hour",
+    "steady_relative",
     "used_median_s",
     "inside_median_s",
     "inside_p90_s",
@@ -67,12 +69,15 @@ def _where(benchmark: OverheadBenchmark) -> str:
 
 
 def _ways(length: Length) -> str:
-    header = ["Way", "Runs per hour", "Relative", "Training and evaluation", "Rest, as recorded", "Rest, in all"]
+    header = ["Way", "Runs per hour", "Relative", "Many runs: per hour", "Relative"]
+    header += ["Training and evaluation", "Rest, as recorded", "Rest, in all"]
     lines = [
         [
             way.label,
             f"{way.per_hour.median:,.0f} ({way.per_hour.p10:,.0f} to {way.per_hour.p90:,.0f})",
             "{0.median:.2f} ({0.p10:.2f} to {0.p90:.2f})".format(length.relative(way)),
+            _number(way.steady_per_hour, ",.0f"),
+            _number(length.steady_relative(way), ".2f"),
             f"{statistics.median(way.used_s):.2f} s",
             _rest(way.inside_s),
             _rest(way.outside_s),
@@ -80,6 +85,10 @@ def _ways(length: Length) -> str:
         for way in length.ways
     ]
     return grid(header, lines)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def _rest(seconds: tuple[float, ...]) -> str:
@@ -98,7 +107,8 @@ def _reading(one: Reading) -> list[str]:
 
 def _csv_line(length: Length, way: WayResult) -> list[object]:
     inside, outside = _spread(way.inside_s), _spread(way.outside_s)
-    rates = [spread(way.seconds).median, way.per_hour.median, length.relative(way).median]
+    rates: list[float | None] = [spread(way.seconds).median, way.per_hour.median, length.relative(way).median]
+    rates += [way.steady_per_hour, length.steady_relative(way)]
     rest = [number for one in (inside, outside) for number in ((one.median, one.p90) if one else ("", ""))]
     used = statistics.median(way.used_s)
     return [length.steps, way.label, way.runs, len(way.seconds), *rates, used, *rest]

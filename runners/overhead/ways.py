@@ -48,9 +48,10 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """One way: what people call it, how many runs it carries out, and what carries them out and measures them."""
+    """One way: fields as of :class:`WayResult`, and what carries the runs out and measures them."""
 
     label: str
+    at_once: int
     runs: int
     carry_out: Callable[[Measured], None]
     measured: Measured = field(default_factory=Measured)
@@ -64,6 +65,7 @@ class Way:
         known = self.measured
         return WayResult(
             label=self.label,
+            at_once=self.at_once,
             runs=self.runs,
             seconds=tuple(seconds),
             used_s=tuple(known.used_s),
@@ -87,22 +89,31 @@ class Scratch:
 
 def ways(cells: Cells, alone: Cells, *, workers: int, extra: Sequence[str], scratch: Scratch) -> tuple[Way, ...]:
     """Return every way of carrying out ``cells``; those that give each run a process of its own take ``alone``."""
-    launch = partial(_launch, cells, extra=extra, scratch=scratch)
+    launch = partial(_launch, cells, scratch=scratch)
+    single = partial(_alone, alone, extra=extra, scratch=scratch)
+
+    def sweep(label: str, launcher: Sequence[str], at_once: int = 1, more: Sequence[str] = ()) -> Way:
+        carry_out = partial(launch, launcher=launcher, extra=[*extra, *more])
+        return Way(label=label, at_once=at_once, runs=len(cells), carry_out=carry_out)
+
     found = [
-        Way(label=ALONE, runs=len(alone), carry_out=partial(_alone, alone, at_once=1, extra=extra, scratch=scratch)),
-        Way(label="one multirun", runs=len(cells), carry_out=partial(_multirun, cells, extra=extra, scratch=scratch)),
-        Way(label="inline launcher", runs=len(cells), carry_out=partial(launch, launcher=["launcher=inline"])),
-        Way(label="1 worker", runs=len(cells), carry_out=partial(launch, launcher=_local(1))),
+        Way(label=ALONE, at_once=1, runs=len(alone), carry_out=partial(single, at_once=1)),
         Way(
-            label="1 worker, backbone not kept",
+            label="one multirun",
+            at_once=1,
             runs=len(cells),
-            carry_out=partial(launch, launcher=_local(1), extra=[*extra, "machine.keep_backbone_mib=0"]),
+            carry_out=partial(_multirun, cells, extra=extra, scratch=scratch),
         ),
+        sweep("inline launcher", ["launcher=inline"]),
+        sweep("1 worker", _local(1)),
+        sweep("1 worker, backbone not kept", _local(1), more=["machine.keep_backbone_mib=0"]),
     ]
     if workers > 1:
-        together = partial(_alone, alone, at_once=workers, extra=extra, scratch=scratch)
-        found[1:1] = [Way(label=f"{ALONE}, {workers} at once", runs=len(alone), carry_out=together)]
-        found += [Way(label=f"{workers} workers", runs=len(cells), carry_out=partial(launch, launcher=_local(workers)))]
+        together = partial(single, at_once=workers)
+        found[1:1] = [
+            Way(label=f"{ALONE}, {workers} at once", at_once=workers, runs=len(alone), carry_out=together),
+        ]
+        found += [sweep(f"{workers} workers", _local(workers), at_once=workers)]
     return tuple(found)
 
 

@@ -187,37 +187,51 @@ def document(*made: WayResult) -> OverheadBenchmark:
     )
 
 
-def way(label: str, *, runs: int, seconds: Iterable[float], outside_s: tuple[float, ...] = ()) -> WayResult:
+def way(
+    label: str, *, runs: int, at_once: int = 1, seconds: Iterable[float], outside_s: tuple[float, ...] = ()
+) -> WayResult:
     return WayResult(
-        label=label, runs=runs, seconds=tuple(seconds), used_s=(1.0, 2.0), inside_s=(0.25, 0.75), outside_s=outside_s
+        label=label,
+        at_once=at_once,
+        runs=runs,
+        seconds=tuple(seconds),
+        used_s=(1.0, 2.0),
+        inside_s=(0.25, 0.75),
+        outside_s=outside_s,
     )
 
 
 SLOW = way(ALONE, runs=2, seconds=(20.0, 30.0), outside_s=(9.0,))
-FAST_WAY = way("2 workers", runs=8, seconds=(16.0, 12.0))
+FAST_WAY = way("2 workers", runs=8, at_once=2, seconds=(16.0, 12.0), outside_s=(0.6, 0.5, 0.3))
+UNTOLD = way("one multirun", runs=8, seconds=(32.0, 40.0))
 
 
 def test_ratios_are_of_runs_and_taken_within_rounds() -> None:
-    (length,) = document(SLOW, FAST_WAY).lengths
+    (length,) = document(SLOW, FAST_WAY, UNTOLD).lengths
     # 10 s and 15 s a run against 2 s and 1.5 s
     assert length.relative(FAST_WAY).median == pytest.approx((5 + 10) / 2)
     assert length.relative(SLOW).median == 1
     assert FAST_WAY.per_hour.median == pytest.approx((1800 + 2400) / 2)
+    # two at a time take 1.5 s and 0.5 s, one alone 1.5 s and 9 s
+    assert FAST_WAY.steady_per_hour == pytest.approx(3600)
+    assert length.steady_relative(FAST_WAY) == pytest.approx(2 * 10.5 / 2)
+    assert UNTOLD.steady_per_hour is length.steady_relative(UNTOLD) is None
 
 
 def test_tables_say_what_was_measured_and_leave_out_what_was_not() -> None:
-    text = markdown(document(SLOW, FAST_WAY))
+    text = markdown(document(SLOW, UNTOLD))
     assert "#### Runs of 5 steps" in text
     assert "#### Reading 20,000 records (128 MiB)" in text
     split = [[part.strip() for part in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     rows = {label: rest for label, *rest in split}
-    assert rows[ALONE][1:] == ["1.00 (1.00 to 1.00)", "1.50 s", "0.50 s (to 0.70)", "9.00 s (to 9.00)"]
-    assert rows["2 workers"][-1] == ""
+    own = ["1.50 s", "0.50 s (to 0.70)", "9.00 s (to 9.00)"]
+    assert rows[ALONE][1:] == ["1.00 (1.00 to 1.00)", "343", "1.00", *own]
+    assert rows["one multirun"][2:] == ["", "", *own[:2], ""]
     assert rows["`randlora status`"] == ["21.0 s", "1.5 s"]
-    lines = csv(document(SLOW, FAST_WAY)).splitlines()
+    lines = csv(document(SLOW, UNTOLD)).splitlines()
     assert lines[0].split(",") == list(CSV_HEADER)
     assert [len(line.split(",")) for line in lines] == [len(CSV_HEADER)] * 5
-    assert lines[2].startswith("5,2 workers,8,2,14.0,2100.0,7.5,")
+    assert lines[2].startswith("5,one multirun,8,2,36.0,810.0,2.75,,,1.5,")
     assert lines[2].endswith(",,")
 
 
