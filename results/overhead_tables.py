@@ -63,8 +63,8 @@ def _where(benchmark: OverheadBenchmark) -> str:
         f"{place.device}, {place.cores} cores; torch {place.versions.get('torch', '?')}; load before: "
         f"{benchmark.load:.1f}. {', '.join(benchmark.methods)} on {', '.join(benchmark.datasets)}, "
         f"{runs * benchmark.seeds} runs ({benchmark.seeds} seeds), where each has a process of its own "
-        f"{runs * benchmark.seeds_alone}; `{' '.join(benchmark.fixed)}`. Rounds: {rounds}; medians, first and last "
-        "decile in brackets. Times are those of whole commands, the start of processes included."
+        f"{runs * benchmark.seeds_alone}; `{' '.join(benchmark.fixed)}`. Rounds: {rounds}; medians"
+        + (", deciles in brackets." if rounds > 1 else ".")
     )
 
 
@@ -74,8 +74,8 @@ def _ways(length: Length) -> str:
     lines = [
         [
             way.label,
-            f"{way.per_hour.median:,.0f} ({way.per_hour.p10:,.0f} to {way.per_hour.p90:,.0f})",
-            "{0.median:.2f} ({0.p10:.2f} to {0.p90:.2f})".format(length.relative(way)),
+            _ranged(way.per_hour, ",.0f", alone=len(way.seconds) == 1),
+            _ranged(length.relative(way), ".2f", alone=len(way.seconds) == 1),
             _number(way.steady_per_hour, ",.0f"),
             _number(length.steady_relative(way), ".2f"),
             f"{statistics.median(way.used_s):.2f} s",
@@ -85,6 +85,12 @@ def _ways(length: Length) -> str:
         for way in length.ways
     ]
     return grid(header, lines)
+
+
+def _ranged(value: Spread, form: str, *, alone: bool) -> str:
+    """Return a median with its deciles, of one round the one number there is."""
+    median, p10, p90 = (format(one, form) for one in (value.median, value.p10, value.p90))
+    return median if alone else f"{median} ({p10} to {p90})"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -235,6 +235,12 @@ def test_tables_say_what_was_measured_and_leave_out_what_was_not() -> None:
     assert lines[2].endswith(",,")
 
 
+def test_of_one_round_there_is_one_number() -> None:
+    text = markdown(document(way(ALONE, runs=2, seconds=(20.0,))))
+    assert "Rounds: 1; medians." in text
+    assert "| 360 |" in " ".join(text.split())
+
+
 def test_a_document_reads_back_equal_and_another_one_is_refused(tmp_path: Path) -> None:
     path = write(document(SLOW), tmp_path / "hand.json")
     assert read(path) == document(SLOW)
