@@ -235,6 +235,15 @@ def test_tables_say_what_was_measured_and_leave_out_what_was_not() -> None:
     assert lines[2].endswith(",,")
 
 
+def test_the_published_tables_and_the_page_say_what_was_measured() -> None:
+    folder = runners.sweep_bench.PUBLISHED / "overhead"
+    published = read(folder / "overhead.json")
+    assert published.name == "overhead"
+    assert markdown(published) == (folder / "overhead.md").read_text(encoding="utf-8")
+    assert csv(published) == (folder / "overhead.csv").read_text(encoding="utf-8")
+    assert markdown(published).strip() in runners.sweep_bench.PAGE.read_text(encoding="utf-8")
+
+
 def test_of_one_round_there_is_one_number() -> None:
     text = markdown(document(way(ALONE, runs=2, seconds=(20.0,))))
     assert "Rounds: 1; medians." in text
