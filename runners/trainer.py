@@ -51,7 +51,8 @@ class TrainingClock:
     def summary(self) -> dict[str, float | int | None]:
         """Return median and spread of the steps after the first few, and the sums."""
         steady = sorted(self.steps_s[WARMUP_TIMINGS:])
-        deciles = statistics.quantiles(steady, n=10) if len(steady) > 1 else None
+        # inclusive: what lies outside of the steps taken, such as a time below 0, is no time of a step
+        deciles = statistics.quantiles(steady, n=10, method="inclusive") if len(steady) > 1 else None
         return {
             "steps": len(self.steps_s),
             "step_median_s": statistics.median(steady) if steady else None,

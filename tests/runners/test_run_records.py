@@ -17,8 +17,9 @@ import torch
 from lab import ROOT, STEPS, Lab, Outcome
 
 from randlora.storage import load_adapter
-from results.record import Record
+from results.record import Record, Timing
 from runners.plan import Run
+from runners.trainer import TrainingClock
 
 Finished = tuple[Lab, Run, Record]
 
@@ -82,6 +83,15 @@ def test_times_add_up(finished: Finished) -> None:
     parts = (timing.load_s, timing.train_s, timing.eval_s)
     assert all(part is not None and part > 0 for part in parts)
     assert sum(part or 0.0 for part in parts) < (timing.total_s or 0.0)
+
+
+def test_deciles_of_a_few_steps_lie_among_them() -> None:
+    clock = TrainingClock()
+    for step_s in (9.0, 9.0, 9.0, 0.1, 1.6):
+        clock.add(step_s=step_s, wait_s=0.0)
+    found = Timing(**clock.summary())
+    assert found.step_p10_s == pytest.approx(0.25)
+    assert found.step_p90_s == pytest.approx(1.45)
 
 
 def test_the_embedded_images_are_used_and_named(lab: Lab) -> None:
