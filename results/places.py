@@ -57,9 +57,7 @@ def _place(spec: TableSpec, labels: Mapping[str, str]) -> Place:
     return tuple(labels[axis] for axis in spec.rows), tuple(labels[axis] for axis in spec.columns)
 
 
-def _placed(
-    spec: TableSpec, planned: Planned, record: Record | None, outdated: bool, running: bool
-) -> PlacedRun:
+def _placed(spec: TableSpec, planned: Planned, record: Record | None, outdated: bool, running: bool) -> PlacedRun:
     repeat = " / ".join(planned.cell.labels[axis] for axis in spec.repeat)
     state: State
     value, reason, metric = None, None, planned.cell.metric
