@@ -235,12 +235,13 @@ def test_tables_say_what_was_measured_and_leave_out_what_was_not() -> None:
     assert lines[2].endswith(",,")
 
 
-def test_the_published_tables_and_the_page_say_what_was_measured() -> None:
-    folder = runners.sweep_bench.PUBLISHED / "overhead"
-    published = read(folder / "overhead.json")
-    assert published.name == "overhead"
-    assert markdown(published) == (folder / "overhead.md").read_text(encoding="utf-8")
-    assert csv(published) == (folder / "overhead.csv").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["overhead", "overhead_many"])
+def test_the_published_tables_and_the_page_say_what_was_measured(name: str) -> None:
+    folder = runners.sweep_bench.PUBLISHED / name
+    published = read(folder / f"{name}.json")
+    assert published.name == name
+    assert markdown(published) == (folder / f"{name}.md").read_text(encoding="utf-8")
+    assert csv(published) == (folder / f"{name}.csv").read_text(encoding="utf-8")
     assert markdown(published).strip() in runners.sweep_bench.PAGE.read_text(encoding="utf-8")
 
 
