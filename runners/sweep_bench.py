@@ -6,7 +6,7 @@ turns; ratios are taken within rounds. Then it fills a folder with thousands of 
 them. The records are thrown away.
 
 Examples:
-  randlora sweep_bench                                                       long: an hour and more on two cores
+  randlora sweep_bench                                                       about an hour on two cores
   randlora sweep_bench steps=[5] seeds=2 rounds=1 records=2000 readings=1    some minutes
   randlora sweep_bench datasets=[pets3,mini_mnist] methods=[lora,full_ft] "fixed=['recipe.shots=4']"
   randlora sweep_bench machine.device=cuda workers=2 name=overhead_gpu
