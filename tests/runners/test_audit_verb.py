@@ -25,6 +25,12 @@ QUICK = (*LORA, "weights=random", "machine.threads=1")
 SITE = "visual.transformer.resblocks.0.attn.in_proj_weight"
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal on which no detail is broken into lines."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 @pytest.fixture
 def starts_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """A LoRA whose update is not zero at the start."""

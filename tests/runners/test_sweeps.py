@@ -180,7 +180,8 @@ def test_a_corrupt_record_is_reported(whole: Path, command: Command, lab: Lab, v
     outcome = command(verb, "table=small", f"records={lab.results}", "format=json")
     assert outcome.code == 0
     assert outcome.err.count("warning") == 1
-    assert f"warning: {path} and 1 more cannot be used: corrupt: not JSON" in outcome.err
+    assert f"warning: {path} and 1 more cannot be used (its cell counts as missing; " in outcome.err
+    assert "): corrupt: not JSON" in outcome.err
     json.loads(outcome.out)
     assert path.read_text() == "{"
 
