@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,12 +69,17 @@ class WorkList:
 
 
 def stamp(store: RecordStore, run: str) -> str | None:
-    """Return what tells a record from the one that replaces it: its digest, None where there is none."""
+    """Return what tells a record from the one that replaces it, None where there is none.
+
+    A run that fails twice in one second may leave the same text, in another file.
+    """
     try:
-        content = (store.folder(run) / "record.json").read_bytes()
+        with (store.folder(run) / "record.json").open("rb") as file:
+            status = os.fstat(file.fileno())
+            content = hashlib.file_digest(file, "sha256")
     except OSError:
         return None
-    return hashlib.sha256(content).hexdigest()
+    return f"{content.hexdigest()} {status.st_ino} {status.st_mtime_ns}"
 
 
 def group_of(run: Run) -> Group:

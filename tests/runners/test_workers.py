@@ -166,6 +166,15 @@ def test_a_run_that_does_not_stop_takes_its_process_with_it(lab: Lab, monkeypatc
     assert Claims(lab.results).running() == {}
 
 
+def test_a_record_that_reads_like_the_one_before_is_another_one(lab: Lab) -> None:
+    run = lab.run(*LORA, "recipe.shots=1000")
+    record = lab.execute(run)
+    todo = WorkList.of([run], store=lab.store, rules=Rules())
+    assert not todo.is_done(lab.store, run.id)
+    lab.store.write(record)
+    assert todo.is_done(lab.store, run.id)
+
+
 def test_the_first_failure_ends_the_work_where_that_is_asked_for(lab: Lab) -> None:
     runs = [lab.run(*LORA, "recipe.shots=1000", f"seed={seed}") for seed in (1, 2)]
     told = Told()
