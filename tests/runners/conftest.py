@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -126,6 +127,20 @@ def swept(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
         lab = Lab(results=folder / "results", images=images)
         assert runners.cli.main(["sweep", "table=small", "launcher=inline", *lab.machine]) == 0
     return folder
+
+
+@pytest.fixture
+def sweep(lab: Lab, command: Command) -> Command:
+    """Sweep the table ``small`` into the lab's results."""
+    return lambda *extra: command("sweep", "table=small", "launcher=inline", *lab.machine, *extra)
+
+
+@pytest.fixture
+def whole(experiments: Path, lab: Lab, swept: Path) -> Path:
+    """The table ``small``, all of it recorded in the lab's results."""
+    write_table(experiments, "small")
+    shutil.copytree(swept / "results", lab.results)
+    return experiments
 
 
 def use_folders(folder: Path, patch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,11 @@ class Lab:
         return self.file(run, "adapter.safetensors").read_bytes(), predictions.encode(), dict(record.metrics)
 
 
+def numbers(results: Path) -> dict[str, dict[str, float]]:
+    """Return the metrics of every record in a folder, by run."""
+    return {id: dict(record.metrics) for id, record in RecordStore(results).scan().records.items()}
+
+
 def write_table(
     folder: Path, name: str, *, methods: Mapping[str, Sequence[str]] = TINY_METHODS, seeds: Sequence[int] = (1, 2)
 ) -> None:

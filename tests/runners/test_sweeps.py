@@ -6,41 +6,21 @@ import json
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import BROKEN, TINY_METHODS, Lab, Outcome, write_table
-from made_records import write_newer
+from lab import TINY_METHODS, Lab, Outcome, numbers, write_table
 
 import runners.publish
 import runners.sweep_progress
 import runners.work
 from results.record import Record
 from results.store import RecordStore
-from runners.compose import compose
 from runners.events import Event, Recorded, Stepped
-from runners.execute import Bench, execute
-from runners.plan import check_run
-from runners.tables import plan_table
 
 Command = Callable[..., Outcome]
 FORMS = ["csv", "json", "md", "png", "tex"]
-
-
-@pytest.fixture
-def sweep(lab: Lab, command: Command) -> Command:
-    """Sweep the table ``small`` into the lab's results."""
-    return lambda *extra: command("sweep", "table=small", "launcher=inline", *lab.machine, *extra)
-
-
-@pytest.fixture
-def whole(experiments: Path, lab: Lab, swept: Path) -> Path:
-    """The table ``small``, all of it recorded in the lab's results."""
-    write_table(experiments, "small")
-    shutil.copytree(swept / "results", lab.results)
-    return experiments
 
 
 def test_a_sweep_records_every_cell_and_writes_the_table(swept: Path) -> None:
@@ -102,107 +82,6 @@ def test_a_run_stopped_inside_a_sweep_keeps_its_checkpoint(
     assert numbers(lab.results) == numbers(swept / "results")
 
 
-def test_a_method_that_fails_does_not_stop_the_others(experiments: Path, sweep: Command, lab: Lab) -> None:
-    write_table(experiments, "small", methods={"Broken": BROKEN, **TINY_METHODS}, seeds=[1])
-    outcome = sweep()
-    assert outcome.code == 1
-    assert "2 run, 1 failed, 0 recorded before, 0 left" in outcome.err
-    (failed,) = (record for record in lab.store.scan().records.values() if record.status == "failed")
-    assert f"failed: {failed.id}: {failed.reason}" in outcome.err
-    assert "1000 shots" in outcome.out  # a footnote of the table
-
-    left_alone = sweep()
-    assert "small: 3 cells, 0 to run" in left_alone.err
-    assert left_alone.code == 1
-    assert f"failed: {failed.id}: {failed.reason}" in left_alone.err
-    assert "'randlora sweep table=small retry=failed' runs them again" in left_alone.err
-
-
-@pytest.mark.parametrize(("retry", "runs"), [("failed", 1), ("all", 2)])
-def test_failed_runs_are_run_again_when_that_is_asked_for(
-    experiments: Path, sweep: Command, lab: Lab, retry: str, runs: int
-) -> None:
-    write_table(experiments, "small", methods={"Broken": BROKEN, **TINY_METHODS}, seeds=[1])
-    assert sweep("where={method: [Broken, LoRA]}").code == 1
-    before = {id: record.provenance.started_at for id, record in lab.store.scan().records.items()}
-    (lost,) = (record.id for record in lab.store.scan().records.values() if record.status == "failed")
-    file = lab.results / lost / "record.json"
-    first = file.stat().st_mtime_ns
-    again = sweep(f"retry={retry}")
-    assert again.code == 1
-    assert f"small: 3 cells, {runs} to run" in again.err
-    assert f"{runs - 1} run, 1 failed, {3 - runs} recorded before, 0 left" in again.err
-    assert file.stat().st_mtime_ns > first
-    after = lab.store.scan().records
-    assert len(after) == 2 + (retry == "all")
-    assert all(after[id].provenance.started_at == when for id, when in before.items() if id != lost)
-
-
-def test_what_to_retry_is_checked(experiments: Path, sweep: Command) -> None:
-    write_table(experiments, "small")
-    outcome = sweep("retry=broken")
-    assert outcome.code == 2
-    assert "retry=broken: valid: failed (those alone), all (and the missing ones), null" in outcome.err
-
-
-def test_failures_of_one_reason_are_one_line(experiments: Path, sweep: Command) -> None:
-    write_table(experiments, "small", methods={"Broken": BROKEN, "Broken too": [*BROKEN, "method.alpha=2"]})
-    (line,) = (line for line in sweep().err.splitlines() if line.startswith("failed: "))
-    assert " and 3 more: DataError: " in line
-
-
-def test_fail_fast_stops_at_the_first_failure(experiments: Path, sweep: Command, lab: Lab) -> None:
-    write_table(experiments, "small", methods={"Broken": BROKEN, **TINY_METHODS}, seeds=[1])
-    outcome = sweep("fail_fast=true")
-    assert outcome.code == 1
-    assert "0 run, 1 failed, 0 recorded before, 2 left" in outcome.err
-    assert "stopped at the first failure (fail_fast=true)" in outcome.err
-    assert len(lab.store.scan().records) == 1
-
-
-def test_a_corrupt_record_is_run_again_and_kept_aside(whole: Path, sweep: Command, lab: Lab, swept: Path) -> None:
-    path = sorted(lab.results.glob("*/record.json"))[0]
-    path.write_text("{")
-    states = sweep()
-    assert states.code == 0
-    assert f"warning: {path} cannot be used and its cell runs again" in states.err
-    assert "1 run, 0 failed, 3 recorded before, 0 left" in states.err
-    assert path.with_name("record.corrupt-1.json").read_text() == "{"
-    assert numbers(lab.results) == numbers(swept / "results")
-
-
-@pytest.mark.parametrize("verb", ["status", "table"])
-def test_a_corrupt_record_is_reported(whole: Path, command: Command, lab: Lab, verb: str) -> None:
-    path = sorted(lab.results.glob("*/record.json"))[0]
-    path.write_text("{")
-    other = sorted(lab.results.glob("*/record.json"))[1]
-    other.write_text("{")
-    outcome = command(verb, "table=small", f"records={lab.results}", "format=json")
-    assert outcome.code == 0
-    assert outcome.err.count("warning") == 1
-    assert f"warning: {path} and 1 more cannot be used (its cell counts as missing; " in outcome.err
-    assert "): corrupt: not JSON" in outcome.err
-    json.loads(outcome.out)
-    assert path.read_text() == "{"
-
-
-def test_a_cell_whose_configuration_changed_is_stale(whole: Path, command: Command, lab: Lab, sweep: Command) -> None:
-    """As if the scale in conf/method/lora.yaml had been another one when these records were made."""
-    planned = plan_table("small").planned
-    (cell,) = (one for one in planned if one.cell.labels["method"] == "LoRA" and one.cell.labels["seed"] == "1")
-    shutil.rmtree(lab.results / cell.id)
-    old = [*cell.cell.overrides, *lab.machine, "method.alpha=7"]
-    run = replace(check_run(compose("config", old)), key=cell.key)
-    execute(run, Bench(store=lab.store, stop=lambda: False, on_step=lambda *_: None))
-
-    (state,) = json.loads(command("status", "table=small", f"records={lab.results}", "format=json").out)
-    assert (state["ok"], state["stale"], state["missing"]) == (3, 1, 0)
-    outcome = sweep()
-    assert "1 run, 0 failed, 3 recorded before" in outcome.err
-    (state,) = json.loads(command("status", "table=small", f"records={lab.results}", "format=json").out)
-    assert (state["ok"], state["stale"]) == (4, 0)
-
-
 def test_published_records_are_never_taken_for_this_machines(
     whole: Path, command: Command, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,16 +126,6 @@ def test_two_labels_that_mean_the_same_run_are_run_once(experiments: Path, sweep
     assert "1 run, 0 failed, 0 recorded before, 0 left" in outcome.err
 
 
-def test_a_record_of_a_newer_version_is_neither_run_nor_replaced(whole: Path, sweep: Command, lab: Lab) -> None:
-    records = lab.store.scan().records.values()
-    path = write_newer(lab.store, next(record for record in records if record.key.method == "lora rank=1"))
-    before = path.read_bytes()
-    outcome = sweep("rerun=true", "where={method: [LoRA]}")
-    assert "of a newer version and left alone" in outcome.err
-    assert "small: 2 cells, 1 to run" in outcome.err
-    assert path.read_bytes() == before
-
-
 def test_several_tables_are_swept_at_once_and_what_they_share_once(
     experiments: Path, command: Command, lab: Lab
 ) -> None:
@@ -297,25 +166,6 @@ def test_what_a_sweep_is_asked_is_checked(experiments: Path, sweep: Command, ask
     assert words in outcome.err
 
 
-def test_a_full_disk_ends_a_sweep_with_an_error(
-    whole: Path, sweep: Command, lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = sorted(lab.results.glob("*/record.json"))[0]
-    shutil.rmtree(path.parent)
-    before = lab.store.scan().records
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("results.files._fill", full)
-        outcome = sweep()
-    assert outcome.code == 2
-    assert "No space left on device" in outcome.err
-    assert lab.store.scan().records == before
-    assert sweep().code == 0
-
-
 def interrupt_at(kind: type[Event], patch: pytest.MonkeyPatch) -> None:
     """Send SIGINT at the first event of a kind."""
     on_event = runners.sweep_progress.SweepProgress.on_event
@@ -326,7 +176,3 @@ def interrupt_at(kind: type[Event], patch: pytest.MonkeyPatch) -> None:
             signal.raise_signal(signal.SIGINT)
 
     patch.setattr(runners.sweep_progress.SweepProgress, "on_event", interrupted)
-
-
-def numbers(results: Path) -> dict[str, dict[str, float]]:
-    return {id: dict(record.metrics) for id, record in RecordStore(results).scan().records.items()}
