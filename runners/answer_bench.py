@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from runners.benchmark.publishing import check_settings, refresh, write_folders
+from runners.benchmark.publishing import check_settings, conclude
 from runners.compose import ConfigError, instantiate, plain
 from runners.machine import ROOT
 
@@ -39,26 +39,11 @@ PAGE = ROOT / "docs" / "COMMONSENSE.md"
 def main(config: DictConfig) -> int:
     """Measure, print the table and write the files; return 0."""
     _check(config)
-    from results.answer_tables import markdown
+    from results import answer_record, answer_tables
 
     benchmark = _measure(config)
-    print(markdown(benchmark))
-    write_folders(benchmark, write_all, config, published=PUBLISHED)
-    if config.publish:
-        refresh(PAGE, published=PUBLISHED)
+    conclude(benchmark, config, record=answer_record, tables=answer_tables, published=PUBLISHED, page=PAGE)
     return 0
-
-
-def write_all(benchmark: AnswerBenchmark, folder: Path) -> tuple[Path, ...]:
-    """Write `name.json` with every number, `name.md` and `name.csv`; raises StoreError."""
-    from results import answer_record, answer_tables
-    from results.files import write_text
-
-    return (
-        answer_record.write(benchmark, folder / f"{benchmark.name}.json"),
-        write_text(folder / f"{benchmark.name}.md", answer_tables.markdown(benchmark)),
-        write_text(folder / f"{benchmark.name}.csv", answer_tables.csv(benchmark)),
-    )
 
 
 def _measure(config: DictConfig) -> AnswerBenchmark:

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from runners.benchmark.publishing import check_settings, refresh, write_folders
+from runners.benchmark.publishing import check_settings, conclude
 from runners.compose import ConfigError, choices, instantiate, plain
 from runners.machine import ROOT
 
@@ -40,26 +39,11 @@ PARTS = ("training", "pixels")
 def main(config: DictConfig) -> int:
     """Measure, print the tables and write the files; return 0."""
     _check(config)
-    from results.input_tables import markdown
+    from results import input_record, input_tables
 
     benchmark = _measure(config)
-    print(markdown(benchmark))
-    write_folders(benchmark, write_all, config, published=PUBLISHED)
-    if config.publish:
-        refresh(PAGE, published=PUBLISHED)
+    conclude(benchmark, config, record=input_record, tables=input_tables, published=PUBLISHED, page=PAGE)
     return 0
-
-
-def write_all(benchmark: InputBenchmark, folder: Path) -> tuple[Path, ...]:
-    """Write `name.json` with every number, `name.md` and `name.csv`; raises StoreError."""
-    from results import input_record, input_tables
-    from results.files import write_text
-
-    return (
-        input_record.write(benchmark, folder / f"{benchmark.name}.json"),
-        write_text(folder / f"{benchmark.name}.md", input_tables.markdown(benchmark)),
-        write_text(folder / f"{benchmark.name}.csv", input_tables.csv(benchmark)),
-    )
 
 
 def _measure(config: DictConfig) -> InputBenchmark:

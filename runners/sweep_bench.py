@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from runners.benchmark.publishing import RESULTS, check_settings, refresh, write_folders
+from runners.benchmark.publishing import RESULTS, check_settings, conclude
 from runners.compose import ConfigError, compose_parts, instantiate, plain
 from runners.machine import ROOT
 
@@ -48,26 +48,11 @@ OWN = "machine.results="  # every way has a folder of its own
 def main(config: DictConfig) -> int:
     """Measure, print the tables and write the files; return 0."""
     _check(config)
-    from results.overhead_tables import markdown
+    from results import overhead_record, overhead_tables
 
     benchmark = _measure(config)
-    print(markdown(benchmark))
-    write_folders(benchmark, write_all, config, published=PUBLISHED)
-    if config.publish:
-        refresh(PAGE, published=PUBLISHED)
+    conclude(benchmark, config, record=overhead_record, tables=overhead_tables, published=PUBLISHED, page=PAGE)
     return 0
-
-
-def write_all(benchmark: OverheadBenchmark, folder: Path) -> tuple[Path, ...]:
-    """Write `name.json` with every number, `name.md` and `name.csv`; raises StoreError."""
-    from results import overhead_record, overhead_tables
-    from results.files import write_text
-
-    return (
-        overhead_record.write(benchmark, folder / f"{benchmark.name}.json"),
-        write_text(folder / f"{benchmark.name}.md", overhead_tables.markdown(benchmark)),
-        write_text(folder / f"{benchmark.name}.csv", overhead_tables.csv(benchmark)),
-    )
 
 
 def _measure(config: DictConfig) -> OverheadBenchmark:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig
@@ -47,6 +48,37 @@ def write_folders(
     for folder in folders:
         print("\n".join(str(path) for path in write_all(benchmark, folder)))
     return folders
+
+
+def conclude(
+    benchmark: Any, config: DictConfig, *, record: ModuleType, tables: ModuleType, published: Path, page: Path
+) -> None:
+    """Print the tables of a benchmark, write its files, and publish them where the config asks for it.
+
+    Args:
+        benchmark: what was measured.
+        config: of the verb.
+        record: the module that writes `name.json`.
+        tables: the module that renders `name.md` and `name.csv`.
+        published: folder of what is committed.
+        page: the page of the documentation that shows it.
+
+    Raises:
+        StoreError: if the disk refuses.
+    """
+    from results.files import write_text
+
+    def write_all(benchmark: Any, folder: Path) -> tuple[Path, ...]:
+        return (
+            record.write(benchmark, folder / f"{benchmark.name}.json"),
+            write_text(folder / f"{benchmark.name}.md", tables.markdown(benchmark)),
+            write_text(folder / f"{benchmark.name}.csv", tables.csv(benchmark)),
+        )
+
+    print(tables.markdown(benchmark))
+    write_folders(benchmark, write_all, config, published=published)
+    if config.publish:
+        refresh(page, published=published)
 
 
 def refresh(page: Path, *, published: Path) -> None:
