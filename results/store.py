@@ -81,6 +81,15 @@ class RecordStore:
         except FileNotFoundError:
             return None
 
+    def stamp(self, id: str) -> str | None:
+        """Return what tells the record of run `id` from one that replaces it, None where there is none."""
+        try:
+            # opened, since a shared folder may tell of a file as it was a while ago
+            with (self.folder(id) / "record.json").open("rb") as file:
+                return index.stamp_of(os.fstat(file.fileno()))
+        except OSError:
+            return None
+
     def scan(self, *, on_read: OnRead | None = None) -> Scan:
         """Return every record below `root`. A corrupt one is a problem in the result, never an exception.
 

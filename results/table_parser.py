@@ -10,6 +10,11 @@ from typing import Any
 
 import yaml
 
+try:  # libyaml, where PyYAML was built with it: ten times as fast
+    from yaml import CBaseLoader as BaseLoader
+except ImportError:
+    from yaml import BaseLoader  # type: ignore[assignment]
+
 from results.metric_check import MetricError, check_metric
 from results.metric_names import same_place, values_of
 from results.paper_lines import PaperError
@@ -61,7 +66,7 @@ def _laid_out_like(path: Path, data: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in merged.items() if key != "like"}
 
 
-class _TextLoader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[misc]  # libyaml where it is there
+class _TextLoader(BaseLoader):
     """YAML in which every scalar is text and a repeated key is an error."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:

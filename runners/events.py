@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +70,4 @@ class Broken:
 
 
 Event = Started | Stepped | Judged | Recorded | Elsewhere | Waiting | Stopped | Broken
-
-
-class Report(Protocol):
-    """Is told what happens."""
-
-    def __call__(self, event: Event) -> None:
-        """Take note of an event."""
+Report = Callable[[Event], None]

@@ -56,7 +56,7 @@ class Bench:
     """What runs of one process share: decoded data, verdicts of audits, the record store, and how to stop.
 
     With several ``processes`` they carry out a single run. ``is_ours`` is asked before a record is written: whether
-    nobody has taken the run over in the meantime.
+    nobody has taken the run over in the meantime. ``place`` is how far the run under way is.
     """
 
     store: RecordStore
@@ -66,6 +66,7 @@ class Bench:
     cache: DecodedCache = field(default_factory=DecodedCache)
     auditor: Auditor = field(default_factory=Auditor)
     backbone: KeptBackbone = field(default_factory=KeptBackbone)
+    place: Place = field(default_factory=Place)
     processes: Processes = ALONE
     is_ours: Callable[[], bool] = lambda: True
 
@@ -94,7 +95,8 @@ def _execute(run: Run, bench: Bench) -> Record:
     began, started_at = time.perf_counter(), datetime.now(UTC)
     folder, count = bench.store.folder(run.id), bench.processes.count
     log = run.logger.open(id=run.id, folder=folder, config=run.config) if bench.processes.main else NoLog()
-    facts: dict[str, Any] = {"place": Place()}
+    bench.place = Place()
+    facts: dict[str, Any] = {}
     try:
         outcome = _outcome(run, bench, facts, log_step=log.step)
     except StoreError:
@@ -110,7 +112,7 @@ def _execute(run: Run, bench: Bench) -> Record:
             raise Interrupted("stopped: another process of this run ended; the same command continues") from error
         if not bench.processes.claim_end():
             raise Interrupted("stopped: another process of this run failed, and the record says why") from error
-        failure, reason = failure_of(error, facts["place"])
+        failure, reason = failure_of(error, bench.place)
         outcome = {"status": "failed", "reason": reason, "failure": failure}
         if isinstance(error, AuditError):
             outcome["checks"] = error.checks
@@ -175,14 +177,14 @@ def _outcome(run: Run, bench: Bench, facts: dict[str, Any], *, log_step: Callabl
             meet(bench.processes, work, frozen=before, stop=bench.stop)
             if sharded:
                 shard(adaptation)
-            trained = _train(run, bench, work, adaptation, accelerator, place=facts["place"], log_step=log_step)
+            trained = _train(run, bench, work, adaptation, accelerator, log_step=log_step)
     part(bench.processes, adaptation, sharded=sharded)
     changed = [name for name, sums in fingerprint(adaptation.frozen()).items() if sums != before[name]]
     if changed:
         raise RuntimeError(f"{len(changed)} frozen tensors changed during training, among them '{changed[0]}'")
     counts["saved_bytes"] = _save(run, bench, adaptation, work.objective)
     merge_gathered(adaptation) if sharded else adaptation.merge()
-    facts["place"].trained()
+    bench.place.trained()
     evaluated = time.perf_counter()
     with meter.phase("evaluation"):
         found = work.judge()
@@ -218,16 +220,15 @@ def _train(
     adaptation: Adaptation,
     accelerator: Accelerator,
     *,
-    place: Place,
     log_step: Callable[..., None],
 ) -> Trained:
     def on_step(done: int, total: int, values: Mapping[str, float]) -> None:
-        place.passed(done, total)
+        bench.place.passed(done, total)
         if values:
             log_step(done, values)
         bench.on_step(done, total, values)
 
-    place.begun()
+    bench.place.begun()
     return train(
         work.objective,
         backbone=adaptation.trainable(),

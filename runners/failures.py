@@ -64,9 +64,9 @@ def failure_of(error: Exception, place: Place) -> tuple[Failure, str]:
     return Failure(kind=kind, step=place.step, steps=place.steps), reason
 
 
-def failed_record(run: Run, failure: Failure, reason: str, *, started_at: datetime | None = None) -> Record:
+def failed_record(run: Run, failure: Failure, reason: str) -> Record:
     """Return the record of a run that could not write its own."""
-    source = provenance(run.machine, data_digests={}, weights_digest=None, started_at=started_at or datetime.now(UTC))
+    source = provenance(run.machine, data_digests={}, weights_digest=None, started_at=datetime.now(UTC))
     return Record(
         id=run.id,
         key=run.key,

@@ -15,7 +15,7 @@ from results.store import RecordStore
 from results.units import span
 from runners.events import Elsewhere, Judged, Recorded, Report, Started, Stepped, Stopped, Waiting
 from runners.execute import Bench, execute
-from runners.failures import Place, failed_record
+from runners.failures import failed_record
 from runners.heartbeat import GRACE_S, Heartbeat
 from runners.interrupt import Interrupted
 from runners.kept_backbone import KeptBackbone
@@ -66,7 +66,6 @@ class Worker:
         self.store = RecordStore(todo.results)
         self.claims = Claims(todo.results, stale_after_s=todo.rules.stale_after_s, worker=name)
         self.left = {run.id: run for run in todo.runs}
-        self.place = Place()
         self.bench = Bench(
             store=self.store,
             stop=self._should_stop,
@@ -137,7 +136,6 @@ class Worker:
         yield from sorted((run for run in list(self.left.values()) if run.id not in set(held)), key=rank)
 
     def _carry_out(self, run: Run, claim: Claim) -> None:
-        self.place = Place()
         self.report(Started(run=run.id, title=title_of(run)))
         with self._output(run):
             given_up = claim.deaths >= self.todo.rules.attempts
@@ -166,10 +164,11 @@ class Worker:
     def _timed_out(self, run: Run) -> Record:
         limit = self.todo.rules.timeout_s or 0.0
         reason = (
-            f"timed out after {span(limit)} {self.place}; it continues from there with more time "
+            f"timed out after {span(limit)} {self.bench.place}; it continues from there with more time "
             "(launcher.timeout_s) and retry=failed"
         )
-        failure = Failure(kind="timed_out", step=self.place.step, steps=self.place.steps)
+        place = self.bench.place
+        failure = Failure(kind="timed_out", step=place.step, steps=place.steps)
         return self._write(failed_record(run, failure, reason))
 
     def _give_up(self, run: Run, claim: Claim) -> None:
@@ -203,7 +202,6 @@ class Worker:
         return self._beat is None or self._beat.claim.is_held()
 
     def _on_step(self, done: int, total: int, values: Mapping[str, float]) -> None:
-        self.place.passed(done, total)
         self.report(Stepped(done=done, total=total))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +39,8 @@ class WorkList:
 
     Attributes:
         runs: in the order in which one worker would take them (see :func:`in_groups`).
-        before: what the record of each run was when the sweep began (see :func:`stamp`): a run whose record is another
-            one is done, whoever did it.
+        before: what the record of each run was when the sweep began (see :meth:`results.store.RecordStore.stamp`): a
+            run whose record is another one is done, whoever did it.
         results: folder of the records.
         rules: how to deal with trouble.
     """
@@ -56,30 +54,16 @@ class WorkList:
     def of(cls, runs: Iterable[Run], *, store: RecordStore, rules: Rules) -> WorkList:
         """Return the work list of runs, in groups, with the stamps of their records as they are now."""
         ordered = in_groups(tuple(runs))
-        before = {run.id: stamp(store, run.id) for run in ordered}
+        before = {run.id: store.stamp(run.id) for run in ordered}
         return cls(runs=ordered, before=before, results=store.root, rules=rules)
 
     def is_done(self, store: RecordStore, run: str) -> bool:
         """Return whether a run was recorded since the sweep began."""
-        return stamp(store, run) != self.before[run]
+        return store.stamp(run) != self.before[run]
 
     def left(self, store: RecordStore) -> list[str]:
         """Return the ids of the runs that were not recorded since the sweep began."""
         return [run.id for run in self.runs if not self.is_done(store, run.id)]
-
-
-def stamp(store: RecordStore, run: str) -> str | None:
-    """Return what tells a record from the one that replaces it, None where there is none.
-
-    A run that fails twice in one second may leave the same text, in another file.
-    """
-    try:
-        with (store.folder(run) / "record.json").open("rb") as file:
-            status = os.fstat(file.fileno())
-            content = hashlib.file_digest(file, "sha256")
-    except OSError:
-        return None
-    return f"{content.hexdigest()} {status.st_ino} {status.st_mtime_ns}"
 
 
 def group_of(run: Run) -> Group:
