@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runners.progress import scores_of
+
+if TYPE_CHECKING:
+    from results.record import Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +44,12 @@ class Recorded:
     run: str
     ok: bool
     outcome: str
+
+    @classmethod
+    def of(cls, record: Record) -> Recorded:
+        """Return what is told of a record."""
+        ok = record.status == "ok"
+        return cls(run=record.id, ok=ok, outcome=scores_of(record) if ok else f"{record.status}: {record.reason}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,6 @@ from results.claims import Claims, Holder
 from results.record import RecordError
 from results.store import RecordStore
 from runners.events import Recorded, Started
-from runners.progress import scores_of
 from runners.work import title_of
 
 if TYPE_CHECKING:
@@ -89,9 +88,7 @@ class Watch:
                 continue
             self._begin(run, holders.get(run))
             del self.left[run]
-            ok = record.status == "ok"
-            outcome = scores_of(record) if ok else f"{record.status}: {record.reason}"
-            self.show.on_event(_called(holders.get(run)), Recorded(run=run, ok=ok, outcome=outcome))
+            self.show.on_event(_called(holders.get(run)), Recorded.of(record))
 
 
 def follow(

@@ -20,7 +20,6 @@ from runners.heartbeat import GRACE_S, Heartbeat
 from runners.interrupt import Interrupted
 from runners.kept_backbone import KeptBackbone
 from runners.plan import Run
-from runners.progress import scores_of
 from runners.run_log import FAILURE, LOG, output_to, tail
 from runners.worklist import Group, WorkList, group_of
 
@@ -143,10 +142,8 @@ class Worker:
         if record is None:
             return
         del self.left[run.id]
-        ok = record.status == "ok"
-        self._failed |= not ok
-        outcome = scores_of(record) if ok else f"{record.status}: {record.reason}"
-        self.report(Recorded(run=run.id, ok=ok, outcome=outcome))
+        self._failed |= record.status != "ok"
+        self.report(Recorded.of(record))
 
     def _execute(self, run: Run, claim: Claim) -> Record | None:
         """Return the record of a run, None where it stopped before its end."""
