@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slurm lint type unit format clean
@@ -30,8 +31,8 @@ lint: $(STAMP) ## ruff: lint and format
 type: $(STAMP) ## mypy
 	$(BIN)/mypy
 
-unit: $(STAMP) ## the tests alone
-	$(BIN)/pytest
+unit: $(STAMP) ## the tests alone, on two processes (WORKERS=n for others)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 test-slurm: $(STAMP) ## the tests of sweeps on SLURM, on one of a single node that is set up for them (Debian, root)
 	sh tests/runners/slurm/one_node.sh $(BIN)/pytest tests/runners/slurm

@@ -31,7 +31,7 @@ def shared(experiments: Path) -> Path:
 def test_what_is_one_run_is_run_and_counted_once(
     shared: Path, command: Command, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planned = command("plan", "table=small", "launcher=inline", *lab.machine, "format=json")
+    planned = command("plan", "table=small", *lab.machine, "format=json")
     assert planned.code == 0, planned.err
     assert {row["method"]: row["cells"] for row in json.loads(planned.out)["rows"]} == {"Zero-shot": 1, "VeRA": 2}
     first = command("sweep", "table=small", "launcher=inline", *lab.machine, "format=json")
